@@ -1,0 +1,356 @@
+//! The data plane's frames: what a driver and the stages of a pipeline send each other.
+//!
+//! A frame is a header of [`HEADER_BYTES`] bytes, little-endian, and a payload whose length the header implies:
+//!
+//! | offset | type | field |
+//! |--:|---|---|
+//! | 0 | `[u8; 4]` | magic `SHF1` |
+//! | 4 | u8 | kind |
+//! | 5 | `[u8; 3]` | zero |
+//! | 8 | u64 | instance |
+//! | 16 | u64 | epoch |
+//! | 24 | u64 | sequence |
+//! | 32 | `[u8; 32]` | driver: the node that drives the sequence and receives its tokens |
+//! | 64 | u32 | position of the first token |
+//! | 68 | u32 | n_tokens |
+//! | 72 | u32 | n_embd: columns of the activations, 0 if there are none |
+//! | 76 | u32 | n_extra: bytes of the extra part |
+//! | 80 | u64 | prefix hash |
+//! | 88 | u64 | zero |
+//! | 96 | | `[n_tokens]` u32, `[n_tokens, n_embd]` f32, `[n_extra]` bytes |
+//!
+//! [`decode_header`] bounds every length before a byte of payload is read, so a hostile header cannot make a node allocate
+//! more than [`MAX_PAYLOAD_BYTES`]. A step that names a position is a `sync`: each stage checks that what it holds of the
+//! sequence reaches that position with the same tokens ([`prefix_hash`]), drops what lies beyond, and appends; a stage that
+//! cannot says so with [`Body::Gap`], and the driver starts again from there. Prefix reuse and recovery are this one path.
+
+use crate::{Epoch, InstanceId, NodeId, SamplingParams, SequenceId, TokenId};
+
+/// Size of a frame's header in bytes.
+pub const HEADER_BYTES: usize = 96;
+/// Most tokens of one step: prefill is cut into chunks far below this.
+pub const MAX_STEP_TOKENS: usize = 512;
+/// Widest activation row: four times the widest model that a home cluster holds.
+pub const MAX_EMBD: usize = 32_768;
+/// Most bytes of the extra part: sampling parameters or an error message.
+pub const MAX_EXTRA_BYTES: usize = 64 * 1024;
+/// Largest payload in bytes. A full chunk of the widest model does not fit; the driver cuts chunks to fit.
+pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
+
+const MAGIC: [u8; 4] = *b"SHF1";
+
+/// Which timeline a frame belongs to, and under which placement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct FrameKey {
+    /// The placed model.
+    pub instance: InstanceId,
+    /// The placement's version.
+    pub epoch: Epoch,
+    /// The timeline, unique for its driver.
+    pub sequence: SequenceId,
+    /// The node that drives the sequence.
+    pub driver: NodeId,
+}
+
+/// A message of the data plane.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Frame {
+    /// The timeline that it belongs to.
+    pub key: FrameKey,
+    /// What it says.
+    pub body: Body,
+}
+
+/// What a frame says.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Body {
+    /// Driver → stage 0 (no activations) and stage → next stage (with activations): compute these tokens.
+    Step(Step),
+    /// Last stage → driver: the step that ended before `position` is done; the token for `position`, if one was asked for.
+    Done {
+        /// Position after the step's last token.
+        position: u32,
+        /// The token sampled for that position.
+        token: Option<TokenId>,
+    },
+    /// Stage → driver: the stage holds only the first `have` tokens of what a step built upon.
+    Gap {
+        /// Tokens of the sequence that the stage holds.
+        have: u32,
+    },
+    /// Stage → driver: the step failed and will fail again; what happened.
+    Failed {
+        /// For the user.
+        message: String,
+    },
+    /// Driver → every stage: forget the sequence.
+    Close,
+}
+
+/// Tokens to compute, on their way through the stages.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Step {
+    /// Position of the first token in the sequence.
+    pub position: u32,
+    /// Hash of the tokens before `position`, as [`prefix_hash`] computes it.
+    pub prefix_hash: u64,
+    /// The tokens, `[n_tokens]`; every stage keeps them to know what its KV cache holds.
+    pub tokens: Vec<TokenId>,
+    /// The previous stage's output `[n_tokens, n_embd]`, row-major; empty for stage 0.
+    pub activations: Vec<f32>,
+    /// How to sample the token that follows the last one; `None` while a prompt is not complete.
+    pub sampling: Option<SamplingParams>,
+}
+
+/// A frame that breaks the protocol.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FrameError {
+    /// The first four bytes are wrong: another protocol, or another version of this one.
+    #[error("frame magic: expected {MAGIC:02x?}, got {got:02x?}")]
+    Magic {
+        /// What came.
+        got: [u8; 4],
+    },
+    /// A kind that this version does not know.
+    #[error("frame kind: expected 1 to 5, got {got}")]
+    Kind {
+        /// What came.
+        got: u8,
+    },
+    /// A count beyond its bound, or reserved bytes in use.
+    #[error("frame field {field}: expected {expected}, got {got}")]
+    Field {
+        /// The field's name.
+        field: &'static str,
+        /// What is allowed.
+        expected: &'static str,
+        /// What came.
+        got: u64,
+    },
+    /// The payload is not as long as the header says.
+    #[error("frame payload: expected {expected} bytes, got {got}")]
+    Length {
+        /// Bytes that the header implies.
+        expected: usize,
+        /// Bytes that came.
+        got: usize,
+    },
+    /// The extra part does not decode.
+    #[error("frame extra part: {what} does not decode")]
+    Extra {
+        /// What it should have been.
+        what: &'static str,
+    },
+}
+
+/// A checked header: how many payload bytes follow, and what they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    key: FrameKey,
+    kind: u8,
+    position: u32,
+    n_tokens: usize,
+    n_embd: usize,
+    n_extra: usize,
+    prefix_hash: u64,
+}
+
+mod kind {
+    pub(super) const STEP: u8 = 1;
+    pub(super) const DONE: u8 = 2;
+    pub(super) const GAP: u8 = 3;
+    pub(super) const FAILED: u8 = 4;
+    pub(super) const CLOSE: u8 = 5;
+}
+
+impl Header {
+    /// Length of the payload in bytes, at most [`MAX_PAYLOAD_BYTES`].
+    pub fn payload_bytes(&self) -> usize {
+        self.n_tokens * 4 * (1 + self.n_embd) + self.n_extra
+    }
+}
+
+/// Returns a 64-bit hash of a sequence's tokens: FNV-1a over their little-endian bytes. It guards against mistakes, not
+/// against an adversary; every peer is authenticated.
+pub fn prefix_hash(tokens: &[TokenId]) -> u64 {
+    extend_prefix_hash(EMPTY_PREFIX_HASH, tokens)
+}
+
+/// Hash of no tokens.
+pub const EMPTY_PREFIX_HASH: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// Continues a [`prefix_hash`] with more tokens.
+pub fn extend_prefix_hash(hash: u64, tokens: &[TokenId]) -> u64 {
+    tokens
+        .iter()
+        .flat_map(|token| token.to_le_bytes())
+        .fold(hash, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+impl Frame {
+    /// Encodes the frame, header and payload.
+    ///
+    /// # Panics
+    /// If a step holds more tokens or wider activations than the bounds allow, or activations of another shape than
+    /// `[n_tokens, n_embd]`: the sender's mistake.
+    pub fn encode(&self) -> Vec<u8> {
+        let none = |kind, position| (kind, position, 0, &[][..], &[][..], Vec::new());
+        let (kind, position, hash, tokens, activations, extra): (
+            u8,
+            u32,
+            u64,
+            &[u32],
+            &[f32],
+            Vec<u8>,
+        ) = match &self.body {
+            Body::Step(step) => {
+                let extra = step.sampling.as_ref().map_or_else(Vec::new, |sampling| {
+                    postcard::to_allocvec(sampling).expect("plain numbers always encode")
+                });
+                let (tokens, activations) = (&step.tokens[..], &step.activations[..]);
+                (kind::STEP, step.position, step.prefix_hash, tokens, activations, extra)
+            }
+            Body::Done { position, token } => {
+                (kind::DONE, *position, 0, token.as_slice(), &[][..], Vec::new())
+            }
+            Body::Gap { have } => none(kind::GAP, *have),
+            Body::Failed { message } => {
+                let end = message.floor_char_boundary(MAX_EXTRA_BYTES);
+                (kind::FAILED, 0, 0, &[][..], &[][..], message.as_bytes()[..end].to_vec())
+            }
+            Body::Close => none(kind::CLOSE, 0),
+        };
+        let n_embd = activations.len().checked_div(tokens.len()).unwrap_or(0);
+        assert_eq!(activations.len(), n_embd * tokens.len(), "activations are [n_tokens, n_embd]");
+        assert!(tokens.len() <= MAX_STEP_TOKENS && n_embd <= MAX_EMBD, "a step within the bounds");
+        let mut bytes =
+            Vec::with_capacity(HEADER_BYTES + tokens.len() * 4 * (1 + n_embd) + extra.len());
+        bytes.extend_from_slice(&MAGIC);
+        bytes.extend_from_slice(&[kind, 0, 0, 0]);
+        for id in [self.key.instance.0, self.key.epoch.0, self.key.sequence.0] {
+            bytes.extend_from_slice(&id.to_le_bytes());
+        }
+        bytes.extend_from_slice(&self.key.driver.0);
+        let to_u32 = |count: usize| u32::try_from(count).expect("bounded above");
+        for count in [position, to_u32(tokens.len()), to_u32(n_embd), to_u32(extra.len())] {
+            bytes.extend_from_slice(&count.to_le_bytes());
+        }
+        bytes.extend_from_slice(&hash.to_le_bytes());
+        bytes.extend_from_slice(&[0; 8]);
+        tokens.iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
+        activations.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        bytes.extend_from_slice(&extra);
+        bytes
+    }
+}
+
+/// Reads and checks a frame's header.
+///
+/// # Errors
+/// If it is no header of this version, or announces more than the bounds allow.
+pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
+    let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let u64_at = |at: usize| u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    let magic = std::array::from_fn(|i| bytes[i]);
+    if magic != MAGIC {
+        return Err(FrameError::Magic { got: magic });
+    }
+    let kind = bytes[4];
+    if !(kind::STEP..=kind::CLOSE).contains(&kind) {
+        return Err(FrameError::Kind { got: kind });
+    }
+    // Fields that a kind does not use are reserved too: one frame has one encoding.
+    let unused_hash = if kind == kind::STEP { 0 } else { u64_at(80) };
+    let unused_position = if matches!(kind, kind::FAILED | kind::CLOSE) { u32_at(64) } else { 0 };
+    let reserved =
+        u64::from(u32_at(4) >> 8) | u64_at(88) | unused_hash | u64::from(unused_position);
+    let [n_tokens, n_embd, n_extra] = [68, 72, 76].map(u32_at);
+    let tokens_expected = match kind {
+        kind::STEP => (1..=MAX_STEP_TOKENS, "1 to 512"),
+        kind::DONE => (0..=1, "0 or 1"),
+        _ => (0..=0, "0"),
+    };
+    let embd_max = if kind == kind::STEP { MAX_EMBD } else { 0 };
+    let extra_max = if matches!(kind, kind::STEP | kind::FAILED) { MAX_EXTRA_BYTES } else { 0 };
+    let field = |field, expected, got| FrameError::Field { field, expected, got };
+    if reserved != 0 {
+        return Err(field("reserved", "0", reserved));
+    }
+    let (n_tokens_usize, n_embd_usize, n_extra_usize) =
+        (n_tokens as usize, n_embd as usize, n_extra as usize);
+    if !tokens_expected.0.contains(&n_tokens_usize) {
+        return Err(field("n_tokens", tokens_expected.1, n_tokens.into()));
+    }
+    if n_embd_usize > embd_max {
+        return Err(field("n_embd", "at most 32768, and 0 unless a step", n_embd.into()));
+    }
+    if n_extra_usize > extra_max {
+        return Err(field(
+            "n_extra",
+            "at most 65536, and 0 unless a step or failure",
+            n_extra.into(),
+        ));
+    }
+    let header = Header {
+        key: FrameKey {
+            instance: InstanceId(u64_at(8)),
+            epoch: Epoch(u64_at(16)),
+            sequence: SequenceId(u64_at(24)),
+            driver: NodeId(std::array::from_fn(|i| bytes[32 + i])),
+        },
+        kind,
+        position: u32_at(64),
+        n_tokens: n_tokens_usize,
+        n_embd: n_embd_usize,
+        n_extra: n_extra_usize,
+        prefix_hash: u64_at(80),
+    };
+    if header.payload_bytes() > MAX_PAYLOAD_BYTES {
+        return Err(field("payload", "at most 16 MiB", header.payload_bytes() as u64));
+    }
+    Ok(header)
+}
+
+/// Reads the payload that follows a header.
+///
+/// # Errors
+/// If it has another length than the header says, or its extra part does not decode.
+pub fn decode_payload(header: &Header, payload: &[u8]) -> Result<Frame, FrameError> {
+    if payload.len() != header.payload_bytes() {
+        return Err(FrameError::Length { expected: header.payload_bytes(), got: payload.len() });
+    }
+    let (tokens, rest) = payload.split_at(header.n_tokens * 4);
+    let (activations, extra) = rest.split_at(header.n_tokens * header.n_embd * 4);
+    let mut tokens = tokens.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
+    let body = match header.kind {
+        kind::DONE => Body::Done { position: header.position, token: tokens.next() },
+        kind::GAP => Body::Gap { have: header.position },
+        kind::FAILED => Body::Failed {
+            message: String::from_utf8(extra.to_vec())
+                .map_err(|_| FrameError::Extra { what: "message" })?,
+        },
+        kind::CLOSE => Body::Close,
+        _ => Body::Step(Step {
+            position: header.position,
+            prefix_hash: header.prefix_hash,
+            tokens: tokens.collect(),
+            activations: activations.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
+            sampling: decode_sampling(extra)?,
+        }),
+    };
+    Ok(Frame { key: header.key, body })
+}
+
+fn decode_sampling(extra: &[u8]) -> Result<Option<SamplingParams>, FrameError> {
+    if extra.is_empty() {
+        return Ok(None);
+    }
+    let error = FrameError::Extra { what: "sampling parameters" };
+    match postcard::take_from_bytes::<SamplingParams>(extra) {
+        Ok((params, [])) if params.validate().is_ok() => Ok(Some(params)),
+        _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! The wire is frozen: these bytes may change only with the magic.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn key() -> FrameKey {
+    FrameKey {
+        instance: InstanceId(0x1122_3344_5566_7788),
+        epoch: Epoch(3),
+        sequence: SequenceId(9),
+        driver: NodeId([0xab; 32]),
+    }
+}
+
+fn decode(bytes: &[u8]) -> Result<Frame, FrameError> {
+    let (header, payload) = bytes.split_first_chunk().expect("a whole header");
+    decode_payload(&decode_header(header)?, payload)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+#[test]
+fn the_bytes_of_a_step_are_frozen() {
+    let step = Step {
+        position: 5,
+        prefix_hash: prefix_hash(&[1, 2, 3, 4, 5]),
+        tokens: vec![7, 8],
+        activations: vec![1.0, -2.0],
+        sampling: Some(SamplingParams { seed: 42, ..SamplingParams::default() }),
+    };
+    let bytes = Frame { key: key(), body: Body::Step(step) }.encode();
+    let expected = concat!(
+        "53484631010000008877665544332211030000000000000009000000000000",
+        "00abababababababababababababababababababababababababababababababab",
+        "05000000020000000100000013000000649553afffce16190000000000000000",
+        "07000000080000000000803f000000c03333333f000000803f000000000000803f402a",
+    );
+    assert_eq!(hex(&bytes), expected);
+}
+
+#[test]
+fn every_kind_survives_the_wire() {
+    let step = Step {
+        position: 0,
+        prefix_hash: EMPTY_PREFIX_HASH,
+        tokens: vec![1; MAX_STEP_TOKENS],
+        activations: vec![0.5; MAX_STEP_TOKENS * 8],
+        sampling: None,
+    };
+    for body in [
+        Body::Step(step),
+        Body::Done { position: 4, token: Some(17) },
+        Body::Done { position: 4, token: None },
+        Body::Gap { have: 12 },
+        Body::Failed { message: "shard 0..3: out of memory".into() },
+        Body::Close,
+    ] {
+        let frame = Frame { key: key(), body };
+        assert_eq!(decode(&frame.encode()), Ok(frame));
+    }
+}
+
+#[test]
+fn a_header_cannot_announce_more_than_the_bounds() {
+    let mut bytes = Frame { key: key(), body: Body::Close }.encode();
+    bytes[4] = kind::STEP;
+    bytes[68..72].copy_from_slice(&512u32.to_le_bytes());
+    bytes[72..76].copy_from_slice(&32_768u32.to_le_bytes());
+    let error = decode(&bytes).expect_err("64 MiB of activations");
+    assert_eq!(error.to_string(), "frame field payload: expected at most 16 MiB, got 67110912");
+}
+
+#[test]
+fn refuses_a_frame_of_another_protocol() {
+    assert_eq!(
+        decode(&[0; HEADER_BYTES]).expect_err("zeros").to_string(),
+        "frame magic: expected [53, 48, 46, 31], got [00, 00, 00, 00]"
+    );
+}
+
+proptest! {
+    #[test]
+    fn arbitrary_bytes_never_panic(
+        mut bytes in proptest::collection::vec(any::<u8>(), HEADER_BYTES..400),
+        plausible in any::<bool>(),
+    ) {
+        if plausible {
+            bytes[..4].copy_from_slice(&MAGIC);
+            bytes[4] = bytes[4] % 5 + 1;
+            bytes[5..8].fill(0);
+            bytes[69..72].fill(0);
+            bytes[73..76].fill(0);
+            bytes[77..80].fill(0);
+            bytes[88..96].fill(0);
+        }
+        let _ = decode(&bytes);
+    }
+
+    #[test]
+    fn a_flipped_byte_is_an_error_or_another_valid_frame(at in 0usize..HEADER_BYTES + 8, with in any::<u8>()) {
+        let body = Body::Done { position: 1, token: Some(2) };
+        let mut bytes = Frame { key: key(), body }.encode();
+        let at = at.min(bytes.len() - 1);
+        bytes[at] ^= with;
+        if let Ok(frame) = decode(&bytes) {
+            prop_assert_eq!(frame.encode(), bytes);
+        }
+    }
+}

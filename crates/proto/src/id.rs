@@ -1,0 +1,107 @@
+//! Identifiers. Each is its own type, so that an epoch can never be passed where a sequence is meant.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Serialize};
+
+/// A node's identity: its Ed25519 public key, 32 bytes. Ordered bytewise; displayed as 64 hexadecimal digits.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct NodeId(pub [u8; 32]);
+
+impl NodeId {
+    /// Returns the first ten hexadecimal digits, enough for a person to tell the nodes of one home apart.
+    pub fn short(&self) -> String {
+        self.to_string()[..10].to_owned()
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "NodeId({})", self.short())
+    }
+}
+
+/// A text that is no node id.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("node id: expected 64 hexadecimal digits, got {got:?}")]
+pub struct ParseNodeIdError {
+    /// The text as it was given.
+    pub got: String,
+}
+
+impl FromStr for NodeId {
+    type Err = ParseNodeIdError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let error = || ParseNodeIdError { got: text.chars().take(80).collect() };
+        if text.len() != 64 || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(error());
+        }
+        let mut id = [0; 32];
+        for (byte, digits) in id.iter_mut().zip(text.as_bytes().chunks_exact(2)) {
+            let digits = std::str::from_utf8(digits).map_err(|_| error())?;
+            *byte = u8::from_str_radix(digits, 16).map_err(|_| error())?;
+        }
+        Ok(Self(id))
+    }
+}
+
+macro_rules! counter {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(
+            Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize,
+        )]
+        pub struct $name(pub u64);
+
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "{:x}", self.0)
+            }
+        }
+    };
+}
+
+counter! {
+    /// One placed model: chosen at random by the node that places it.
+    InstanceId
+}
+counter! {
+    /// Version of an instance's placement. Every data frame carries it; a frame of an older epoch is refused.
+    Epoch
+}
+counter! {
+    /// One mutable timeline of an instance (a request, or a chat that goes on). Unique per driver and instance.
+    SequenceId
+}
+
+impl Epoch {
+    /// Returns the epoch that follows.
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_id_survives_its_text_form() {
+        let id = NodeId(std::array::from_fn(|i| (i * 7) as u8));
+        assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn refuses_text_that_is_no_node_id() {
+        for text in ["", "12", &"g".repeat(64), &"é".repeat(32), &"a".repeat(65)] {
+            assert!(text.parse::<NodeId>().is_err(), "{text}");
+        }
+    }
+}
