@@ -1,1 +1,18 @@
-//! cluster
+//! What a node knows of its cluster, and what follows from it, as a pure state machine: no sockets, no clock, no tasks.
+//!
+//! [`State::apply`] takes in what happened, [`State::plan`] says what to do now; time is an argument, measured from any fixed
+//! start. Three things that other systems mix are kept apart: *membership* is a fact about a node (alive, suspect or dead, by
+//! what was heard of it and when); *instances* are small records with an epoch, of which the highest wins; the *health of a
+//! stage* is a fact about the instance that it belongs to. None of them triggers another: no election, no campaign, and a
+//! crashed stage never makes its node look dead.
+
+mod membership;
+mod placement;
+mod state;
+
+pub use membership::{Liveness, Member, Timing};
+pub use placement::{Candidate, ModelShape, PlaceError, place};
+pub use state::{Action, Event, State};
+
+/// A moment, as the time since any fixed start.
+pub type Time = std::time::Duration;
