@@ -11,7 +11,7 @@ mod placement;
 mod state;
 
 pub use membership::{Liveness, Member, Timing};
-pub use placement::{Candidate, ModelShape, PlaceError, place};
+pub use placement::{Candidate, PlaceError, place};
 pub use state::{Action, Event, State};
 
 /// A moment, as the time since any fixed start.

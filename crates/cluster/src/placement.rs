@@ -19,17 +19,6 @@ pub struct Candidate {
     pub memory_bytes: u64,
 }
 
-/// What the layers of a model weigh.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ModelShape {
-    /// Bytes of each layer: weights and KV cache for the context, `[n_layer]`.
-    pub layer_bytes: Vec<u64>,
-    /// Bytes of the token embedding, at the first stage.
-    pub embedding_bytes: u64,
-    /// Bytes of the head, at the last stage.
-    pub head_bytes: u64,
-}
-
 /// Why a model cannot be placed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PlaceError {
@@ -47,7 +36,7 @@ pub enum PlaceError {
         /// Nodes asked for.
         wanted: usize,
         /// Layers of the model.
-        n_layer: usize,
+        n_layer: u32,
     },
     /// No cut fits.
     #[error(
@@ -61,64 +50,56 @@ pub enum PlaceError {
     },
 }
 
-impl ModelShape {
-    fn stage_bytes(&self, start: usize, end: usize) -> u64 {
-        let layers: u64 = self.layer_bytes[start..end].iter().sum();
-        let embedding = if start == 0 { self.embedding_bytes } else { 0 };
-        let head = if end == self.layer_bytes.len() { self.head_bytes } else { 0 };
-        layers + embedding + head
-    }
-}
-
-/// Cuts a model's layers over the first `n_nodes` of `nodes`, in their order.
+/// Cuts a model's `n_layer` layers over the first `n_nodes` of `nodes`, in their order.
+///
+/// `stage_bytes` weighs a stage: its layers' weights and KV cache, with the embedding if it is the first and the head if it is
+/// the last.
 ///
 /// # Errors
 /// If there are too few nodes or layers, or no cut fits the nodes' memory.
 pub fn place(
-    shape: &ModelShape,
+    n_layer: u32,
+    stage_bytes: impl Fn(LayerRange) -> u64,
     nodes: &[Candidate],
     n_nodes: usize,
 ) -> Result<Placement, PlaceError> {
-    let n_layer = shape.layer_bytes.len();
     if n_nodes == 0 || n_nodes > nodes.len() {
         return Err(PlaceError::NotEnoughNodes { wanted: n_nodes, got: nodes.len() });
     }
-    if n_nodes > n_layer {
+    let as_layer = |count: usize| u32::try_from(count).unwrap_or(u32::MAX);
+    if as_layer(n_nodes) > n_layer {
         return Err(PlaceError::TooFewLayers { wanted: n_nodes, n_layer });
     }
     let nodes = &nodes[..n_nodes];
-    // best[k][end]: the lightest possible heaviest stage when the first k + 1 nodes take the layers 0..end, and where the
-    // last of these stages starts. Exact by dynamic programming: O(n_nodes · n_layer²) on at most some hundred layers.
-    let mut best: Vec<Vec<Option<(u64, usize)>>> = Vec::with_capacity(n_nodes);
+    // cuts[k][end]: the lightest possible heaviest stage when the first k + 1 nodes take the layers 0..end, and the last of
+    // these stages. Exact by dynamic programming: O(n_nodes · n_layer²) on at most some hundred layers.
+    let mut cuts: Vec<Vec<Option<(u64, LayerRange)>>> = Vec::with_capacity(n_nodes);
     for (k, node) in nodes.iter().enumerate() {
-        let row = (0..=n_layer)
-            .map(|end| {
-                let starts = if k == 0 { 0..=0 } else { k..=end.saturating_sub(1) };
-                starts
-                    .filter(|&start| start < end)
-                    .filter_map(|start| {
-                        let before = if k == 0 { 0 } else { best[k - 1][start]?.0 };
-                        let bytes = shape.stage_bytes(start, end);
-                        (bytes <= node.memory_bytes).then_some((before.max(bytes), start))
-                    })
-                    .min_by_key(|&(heaviest, start)| (heaviest, std::cmp::Reverse(start)))
-            })
-            .collect();
-        best.push(row);
+        let cut = |start: u32, end: u32| {
+            let before = match k {
+                0 => (start == 0).then_some(0)?,
+                _ => cuts[k - 1][start as usize]?.0,
+            };
+            let layers = LayerRange::new(start, end).ok()?;
+            let bytes = stage_bytes(layers);
+            (bytes <= node.memory_bytes).then_some((before.max(bytes), layers))
+        };
+        let best = |end| (0..end).rev().filter_map(|start| cut(start, end)).min_by_key(|cut| cut.0);
+        let row = (0..=n_layer).map(best).collect();
+        cuts.push(row);
     }
     let mut stages = Vec::with_capacity(n_nodes);
     let mut end = n_layer;
-    for (k, node) in nodes.iter().enumerate().rev() {
-        let Some((_, start)) = best[k][end] else {
+    for (row, node) in cuts.iter().zip(nodes).rev() {
+        let Some((_, layers)) = row[end as usize] else {
+            let whole = LayerRange::new(0, n_layer).expect("at least as many layers as nodes");
             return Err(PlaceError::DoesNotFit {
-                needed_bytes: shape.stage_bytes(0, n_layer),
+                needed_bytes: stage_bytes(whole),
                 given_bytes: nodes.iter().map(|node| node.memory_bytes).sum(),
             });
         };
-        let [from, to] = [start, end].map(|at| u32::try_from(at).expect("layers are few"));
-        let layers = LayerRange::new(from, to).expect("every stage has a layer");
         stages.push(Stage { node: node.node, layers });
-        end = start;
+        end = layers.start();
     }
     stages.reverse();
     Ok(Placement { stages })
@@ -136,13 +117,16 @@ mod tests {
         memory.iter().enumerate().map(node).collect()
     }
 
-    fn shape(n_layer: usize) -> ModelShape {
-        ModelShape { layer_bytes: vec![10; n_layer], embedding_bytes: 5, head_bytes: 20 }
+    /// Six layers of 10 bytes, an embedding of 5 and a head of 20.
+    fn six_layers(layers: LayerRange) -> u64 {
+        let embedding = if layers.has_embedding() { 5 } else { 0 };
+        let head = if layers.has_head(6) { 20 } else { 0 };
+        u64::from(layers.n_layer()) * 10 + embedding + head
     }
 
     #[track_caller]
-    fn check(shape: &ModelShape, memory: &[u64], expected: &[(u32, u32)]) {
-        let placement = place(shape, &nodes(memory), memory.len()).expect("fits");
+    fn check(memory: &[u64], expected: &[(u32, u32)]) {
+        let placement = place(6, six_layers, &nodes(memory), memory.len()).expect("fits");
         let got: Vec<(u32, u32)> =
             placement.stages.iter().map(|stage| stage.layers.into()).collect();
         assert_eq!(got, expected);
@@ -150,26 +134,26 @@ mod tests {
 
     #[test]
     fn balances_bytes_with_the_head_counted() {
-        check(&shape(6), &[1000], &[(0, 6)]);
-        check(&shape(6), &[1000, 1000], &[(0, 4), (4, 6)]);
-        check(&shape(6), &[1000, 1000, 1000], &[(0, 2), (2, 5), (5, 6)]);
+        check(&[1000], &[(0, 6)]);
+        check(&[1000, 1000], &[(0, 4), (4, 6)]);
+        check(&[1000, 1000, 1000], &[(0, 2), (2, 5), (5, 6)]);
     }
 
     #[test]
     fn respects_each_nodes_memory() {
-        check(&shape(6), &[16, 1000], &[(0, 1), (1, 6)]);
-        let error = place(&shape(6), &nodes(&[16, 40]), 2).expect_err("too big");
+        check(&[16, 1000], &[(0, 1), (1, 6)]);
+        let error = place(6, six_layers, &nodes(&[16, 40]), 2).expect_err("too big");
         assert_eq!(error, PlaceError::DoesNotFit { needed_bytes: 85, given_bytes: 56 });
     }
 
     #[test]
     fn refuses_more_nodes_than_there_are_or_than_layers() {
         assert_eq!(
-            place(&shape(6), &nodes(&[9]), 2),
+            place(6, six_layers, &nodes(&[9]), 2),
             Err(PlaceError::NotEnoughNodes { wanted: 2, got: 1 })
         );
         assert_eq!(
-            place(&shape(2), &nodes(&[99, 99, 99]), 3),
+            place(2, six_layers, &nodes(&[99, 99, 99]), 3),
             Err(PlaceError::TooFewLayers { wanted: 3, n_layer: 2 })
         );
     }
@@ -182,30 +166,32 @@ mod tests {
             (random >> 33) % n
         };
         for _ in 0..300 {
-            let n_layer = next(7) as usize + 1;
-            let shape = ModelShape {
-                layer_bytes: (0..n_layer).map(|_| next(20) + 1).collect(),
-                embedding_bytes: next(20),
-                head_bytes: next(20),
+            let n_layer = u32::try_from(next(7) + 1).expect("small");
+            let layer_bytes: Vec<u64> = (0..n_layer).map(|_| next(20) + 1).collect();
+            let ends = [next(20), next(20)];
+            let weigh = |layers: LayerRange| {
+                let embedding = if layers.has_embedding() { ends[0] } else { 0 };
+                let head = if layers.has_head(n_layer) { ends[1] } else { 0 };
+                layers.iter().map(|i| layer_bytes[i as usize]).sum::<u64>() + embedding + head
             };
             let nodes = nodes(&(0..next(3) + 1).map(|_| next(80) + 10).collect::<Vec<_>>());
-            let heaviest = |cuts: &[usize]| {
+            let heaviest = |cuts: &[u32]| {
                 cuts.windows(2).zip(&nodes).try_fold(0, |heaviest, (cut, node)| {
-                    let bytes = (cut[0] < cut[1]).then(|| shape.stage_bytes(cut[0], cut[1]))?;
+                    let bytes = weigh(LayerRange::new(cut[0], cut[1]).ok()?);
                     (bytes <= node.memory_bytes).then_some(heaviest.max(bytes))
                 })
             };
-            let inner = (0..=n_layer).flat_map(|a| (0..=n_layer).map(move |b| [a, b]));
-            let brute = inner
+            let brute = (0..=n_layer)
+                .flat_map(|a| (0..=n_layer).map(move |b| [a, b]))
                 .filter_map(|[a, b]| match nodes.len() {
                     1 => heaviest(&[0, n_layer]),
                     2 => heaviest(&[0, a, n_layer]),
                     _ => heaviest(&[0, a, b, n_layer]),
                 })
                 .min();
-            let placed = place(&shape, &nodes, nodes.len()).ok().map(|placement| {
-                let mut cuts = vec![0];
-                cuts.extend(placement.stages.iter().map(|stage| stage.layers.end() as usize));
+            let placed = place(n_layer, weigh, &nodes, nodes.len()).ok().map(|placement| {
+                let ends = placement.stages.iter().map(|stage| stage.layers.end());
+                let cuts: Vec<u32> = std::iter::once(0).chain(ends).collect();
                 heaviest(&cuts).expect("a placement fits its nodes")
             });
             assert_eq!(placed, brute);
