@@ -73,6 +73,12 @@ pub enum TensorType {
     TQ2_0,
     /// 4-bit floats in blocks of 32 with a shared power-of-two scale (OCP microscaling).
     MXFP4,
+    /// 4-bit floats in blocks of 64 with an 8-bit float scale per 16 (NVIDIA's).
+    NVFP4,
+    /// 1-bit blocks of 128 with one scale.
+    Q1_0,
+    /// 2-bit blocks of 64 with one scale.
+    Q2_0,
 }
 
 /// One row per type: ggml's id, elements per block, bytes per block, ggml's name.
@@ -90,7 +96,7 @@ const fn row(ty: TensorType, id: u32, block_len: u64, block_bytes: u64, name: &'
 
 /// In the order of the enum, so that a type's discriminant is its index here (a test holds it). Ids 4 and 5
 /// (q4_2, q4_3), 31 to 33 and 36 to 38 (repacked layouts that only lived in memory) were withdrawn by ggml.
-const ROWS: [Row; 32] = [
+const ROWS: [Row; 35] = [
     row(TensorType::F32, 0, 1, 4, "f32"),
     row(TensorType::F16, 1, 1, 2, "f16"),
     row(TensorType::Q4_0, 2, 32, 18, "q4_0"),
@@ -123,6 +129,9 @@ const ROWS: [Row; 32] = [
     row(TensorType::TQ1_0, 34, 256, 54, "tq1_0"),
     row(TensorType::TQ2_0, 35, 256, 66, "tq2_0"),
     row(TensorType::MXFP4, 39, 32, 17, "mxfp4"),
+    row(TensorType::NVFP4, 40, 64, 36, "nvfp4"),
+    row(TensorType::Q1_0, 41, 128, 18, "q1_0"),
+    row(TensorType::Q2_0, 42, 64, 18, "q2_0"),
 ];
 
 impl TensorType {
