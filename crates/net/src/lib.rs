@@ -1,1 +1,40 @@
-//! net
+//! The network between nodes: identities, tickets, an endpoint that dials by key, the handshake that proves membership,
+//! and framed streams. This is the only crate that knows the QUIC library (iroh); nothing of it leaks through this API.
+//!
+//! ```text
+//! Identity ─┐
+//! Secret ───┼─► Endpoint ──connect/accept──► Connection ──► request / next_request    control plane
+//! Interfaces┘        (TLS by key, then membership)    └───► FrameSender / FrameReceiver  data plane
+//! ```
+//!
+//! Invariants:
+//! - **Nobody gets in.** TLS proves both keys and the handshake ([`Endpoint::connect`]) proves that both sides hold the
+//!   cluster's secret, before a byte of Shoal's protocols is parsed. Until then a stranger may open one stream and fill
+//!   64 KiB.
+//! - **Everything is bounded**: messages, frames, streams, handshakes in progress, queues; every wait has a time-out that
+//!   says what it waited for, and every future can be dropped without harm unless its documentation says otherwise.
+//! - **No public service is spoken to**: no relay, no DNS, no address lookup, no port mapping. Only sockets of the chosen
+//!   interfaces are bound.
+
+mod accept;
+mod connection;
+mod endpoint;
+mod error;
+mod frames;
+mod handshake;
+mod identity;
+mod interfaces;
+mod key_file;
+mod plane;
+mod secret;
+mod ticket;
+
+pub use connection::{Connection, Responder};
+pub use endpoint::{Endpoint, EndpointConfig, Timing};
+pub use error::{CloseReason, Error};
+pub use frames::{FrameReceiver, FrameSender};
+pub use identity::Identity;
+pub use interfaces::Interfaces;
+pub use plane::Plane;
+pub use secret::ClusterSecret;
+pub use ticket::{Ticket, TicketError};

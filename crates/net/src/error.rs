@@ -1,0 +1,225 @@
+//! What can go wrong between nodes.
+
+use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
+
+use shoal_proto::{NodeId, control::ControlError, frame::FrameError};
+
+use crate::Plane;
+
+/// An error of the QUIC library, kept for the chain of causes only.
+pub(crate) type Source = Box<dyn std::error::Error + Send + Sync>;
+
+/// What went wrong.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A key file cannot be read or written.
+    #[error("{}: cannot be {action}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// `read`, `written` or `protected`.
+        action: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// A key file holds something else. It is never overwritten: it may be another program's.
+    #[error("{}: expected a key of 64 hexadecimal digits, got {bytes} other bytes", path.display())]
+    MalformedFile {
+        /// The file.
+        path: PathBuf,
+        /// Its length in bytes.
+        bytes: u64,
+    },
+    /// The operating system has no randomness to give.
+    #[error("the system's random number generator failed")]
+    Random {
+        /// Why.
+        source: Source,
+    },
+    /// The network interfaces cannot be listed.
+    #[error("network interfaces cannot be listed")]
+    ListInterfaces {
+        /// Why.
+        source: io::Error,
+    },
+    /// No interface has this name.
+    #[error("interface {name:?}: expected one of {}", existing.join(", "))]
+    UnknownInterface {
+        /// The name as it was given.
+        name: String,
+        /// The names that exist.
+        existing: Vec<String>,
+    },
+    /// The chosen interfaces have no address yet.
+    #[error("interfaces {}: expected at least one address, got none", names.join(", "))]
+    NoAddress {
+        /// The chosen interfaces.
+        names: Vec<String>,
+    },
+    /// The sockets cannot be bound.
+    #[error("cannot listen on {addrs:?}")]
+    Bind {
+        /// The addresses.
+        addrs: Vec<SocketAddr>,
+        /// Why.
+        source: Source,
+    },
+    /// The endpoint was closed.
+    #[error("the endpoint is closed")]
+    EndpointClosed,
+    /// The id is no Ed25519 public key.
+    #[error("node {node}: its id is no public key")]
+    InvalidNodeId {
+        /// The id.
+        node: NodeId,
+    },
+    /// A node dialled itself.
+    #[error("node {node} is this node: it does not connect to itself")]
+    OwnId {
+        /// The id.
+        node: NodeId,
+    },
+    /// Nothing is known of where the peer is.
+    #[error("peer {}: expected at least one address, got none", peer.short())]
+    NoPeerAddress {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// No address of the peer answered with its key.
+    #[error("peer {} cannot be reached at {addrs:?}", peer.short())]
+    Unreachable {
+        /// The peer.
+        peer: NodeId,
+        /// Where it was tried.
+        addrs: Vec<SocketAddr>,
+        /// Why.
+        source: Source,
+    },
+    /// The peer refused the protocol's version.
+    #[error(
+        "peer {}: expected protocol {}, which it does not speak: update the older of the two nodes",
+        peer.short(), plane.alpn()
+    )]
+    OtherProtocol {
+        /// The peer.
+        peer: NodeId,
+        /// What it was asked to speak.
+        plane: Plane,
+    },
+    /// The peer proved its key but not its membership, or refused this node's proof.
+    #[error(
+        "peer {} does not hold this cluster's secret: join with a fresh ticket from `shoal invite`",
+        peer.short()
+    )]
+    WrongSecret {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The peer broke the membership handshake.
+    #[error("peer {} handshake: expected {expected}, got {got}", peer.short())]
+    Handshake {
+        /// The peer.
+        peer: NodeId,
+        /// What should have come.
+        expected: &'static str,
+        /// What came.
+        got: String,
+    },
+    /// The peer did not do something in time.
+    #[error("peer {}: no {awaited} within {after:?}", peer.short())]
+    TimedOut {
+        /// The peer.
+        peer: NodeId,
+        /// What was waited for.
+        awaited: &'static str,
+        /// For how long.
+        after: Duration,
+    },
+    /// The connection ended.
+    #[error("peer {}: connection ended: {reason}", peer.short())]
+    Closed {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        reason: CloseReason,
+    },
+    /// The call belongs to the other plane.
+    #[error("peer {}: expected a connection of the {expected:?} plane", peer.short())]
+    OtherPlane {
+        /// The peer.
+        peer: NodeId,
+        /// The plane that the call needs.
+        expected: Plane,
+    },
+    /// A control message is longer than the bound.
+    #[error("peer {}: expected a control message of at most {max} bytes, got more", peer.short())]
+    TooLong {
+        /// The peer.
+        peer: NodeId,
+        /// The bound.
+        max: usize,
+    },
+    /// A control message does not decode.
+    #[error("peer {}: unreadable control message", peer.short())]
+    Control {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        source: ControlError,
+    },
+    /// The peer took a request and dropped it without a response, or a frame stream and refused the rest.
+    #[error("peer {} gave up on {what}", peer.short())]
+    GaveUp {
+        /// The peer.
+        peer: NodeId,
+        /// On what.
+        what: &'static str,
+    },
+    /// A frame breaks the protocol; its connection is closed.
+    #[error("peer {}: unreadable frame", peer.short())]
+    Frame {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        source: FrameError,
+    },
+    /// The stream of frames ended inside a frame.
+    #[error("peer {}: frame stream ended {missing} bytes before the frame's end", peer.short())]
+    CutFrame {
+        /// The peer.
+        peer: NodeId,
+        /// Bytes of the header or of the payload that never came.
+        missing: usize,
+    },
+}
+
+/// Why a connection ended.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum CloseReason {
+    /// This side closed it.
+    Local,
+    /// The peer said goodbye, with this reason.
+    Goodbye(String),
+    /// The peer closed it because this side broke the protocol.
+    Refused(String),
+    /// Nothing came for longer than the idle time-out.
+    Silence,
+    /// The peer no longer knows the connection: it restarted.
+    Reset,
+    /// The transport failed in another way.
+    Transport(String),
+}
+
+impl std::fmt::Display for CloseReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Local => f.write_str("closed by this node"),
+            Self::Goodbye(reason) if reason.is_empty() => f.write_str("closed by the peer"),
+            Self::Goodbye(reason) => write!(f, "closed by the peer: {reason}"),
+            Self::Refused(reason) => write!(f, "refused by the peer: {reason}"),
+            Self::Silence => f.write_str("the peer fell silent"),
+            Self::Reset => f.write_str("the peer restarted"),
+            Self::Transport(reason) => f.write_str(reason),
+        }
+    }
+}

@@ -1,0 +1,44 @@
+//! A node's identity: its Ed25519 key.
+
+use std::{fmt, path::Path};
+
+use shoal_proto::NodeId;
+
+use crate::{Error, key_file};
+
+/// A node's Ed25519 secret key. The public half is its [`NodeId`].
+#[derive(Clone)]
+pub struct Identity(iroh::SecretKey);
+
+impl Identity {
+    /// Makes a new identity that lives as long as the process.
+    ///
+    /// # Errors
+    /// If the system has no randomness.
+    pub fn generate() -> Result<Self, Error> {
+        key_file::random().map(|bytes| Self(iroh::SecretKey::from_bytes(&bytes)))
+    }
+
+    /// Reads the key from a file of mode 0600, or generates one and writes it there.
+    ///
+    /// # Errors
+    /// If the file is malformed, or cannot be read or written.
+    pub fn load_or_create(path: &Path) -> Result<Self, Error> {
+        key_file::load_or_create(path).map(|bytes| Self(iroh::SecretKey::from_bytes(&bytes)))
+    }
+
+    /// The public half.
+    pub fn id(&self) -> NodeId {
+        NodeId(*self.0.public().as_bytes())
+    }
+
+    pub(crate) fn secret_key(&self) -> &iroh::SecretKey {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Identity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Identity({})", self.id().short())
+    }
+}

@@ -1,0 +1,108 @@
+//! Files that hold one 32-byte key: 64 hexadecimal digits and a line feed, mode 0600.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+};
+
+use data_encoding::HEXLOWER_PERMISSIVE;
+
+use crate::Error;
+
+/// Digits and a line feed.
+const FILE_BYTES: u64 = 65;
+
+/// Returns 32 random bytes.
+pub(crate) fn random() -> Result<[u8; 32], Error> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| Error::Random { source: error.into() })?;
+    Ok(bytes)
+}
+
+/// Reads a key, or generates one and writes it.
+pub(crate) fn load_or_create(path: &Path) -> Result<[u8; 32], Error> {
+    match load(path)? {
+        Some(key) => Ok(key),
+        None => {
+            write(path, &random()?)?;
+            // Two processes that start at once may both write; what the file holds in the end is the key.
+            load(path)?
+                .ok_or_else(|| file_error(path, "read", io::Error::from(io::ErrorKind::NotFound)))
+        }
+    }
+}
+
+/// Reads a key; `None` if there is no file.
+fn load(path: &Path) -> Result<Option<[u8; 32]>, Error> {
+    let file = match fs::File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(file_error(path, "read", error)),
+    };
+    let mut text = Vec::new();
+    let mut bounded = (&file).take(FILE_BYTES + 1);
+    bounded.read_to_end(&mut text).map_err(|error| file_error(path, "read", error))?;
+    let key = HEXLOWER_PERMISSIVE.decode(text.trim_ascii_end()).ok();
+    let Some(key) = key.and_then(|key| <[u8; 32]>::try_from(key).ok()) else {
+        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
+        return Err(Error::MalformedFile { path: path.to_owned(), bytes });
+    };
+    protect(path, &file)?;
+    Ok(Some(key))
+}
+
+/// Takes the rights of others away from a file that was copied without care.
+#[cfg(unix)]
+fn protect(path: &Path, file: &fs::File) -> Result<(), Error> {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    let protect = || {
+        let mode = file.metadata()?.permissions().mode();
+        if mode & 0o077 != 0 {
+            tracing::warn!(path = %path.display(), "key file was readable by others, protecting it");
+            file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        }
+        Ok(())
+    };
+    protect().map_err(|error| file_error(path, "protected", error))
+}
+
+#[cfg(not(unix))]
+fn protect(_: &Path, _: &fs::File) -> Result<(), Error> {
+    Ok(())
+}
+
+/// Writes a key beside `path`, then renames: a reader sees the old file or the whole new one.
+pub(crate) fn write(path: &Path, key: &[u8; 32]) -> Result<(), Error> {
+    let temporary = temporary_path(path)?;
+    let written = write_new(&temporary, key).and_then(|()| fs::rename(&temporary, path));
+    written.map_err(|error| {
+        // What is left would only be clutter; the error that matters is the first one.
+        let _ = fs::remove_file(&temporary);
+        file_error(path, "written", error)
+    })
+}
+
+/// A fresh name in the same directory: a rename does not cross file systems, and Android has no shared place for it.
+fn temporary_path(path: &Path) -> Result<PathBuf, Error> {
+    let [a, b, c, d, ..] = random()?;
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(format!(".{:08x}.part", u32::from_le_bytes([a, b, c, d])));
+    Ok(path.with_file_name(name))
+}
+
+fn write_new(path: &Path, key: &[u8; 32]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(path)?;
+    let text = data_encoding::HEXLOWER.encode(key) + "\n";
+    file.write_all(text.as_bytes())?;
+    file.sync_all()
+}
+
+fn file_error(path: &Path, action: &'static str, source: io::Error) -> Error {
+    Error::File { path: path.to_owned(), action, source }
+}
