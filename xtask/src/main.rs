@@ -1,1 +1,36 @@
-fn main() {}
+//! Everything around the code that is not the product: `cargo xtask ci`, `tidy` and `synth`.
+
+#![expect(clippy::print_stdout, reason = "a command-line program")]
+
+use clap::{Parser, Subcommand};
+
+mod ci;
+mod quantize;
+mod synth;
+mod tidy;
+
+/// Tasks of the Shoal repository.
+#[derive(Debug, Parser)]
+#[command(bin_name = "cargo xtask", disable_help_subcommand = true)]
+struct Args {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Run every check that a change has to pass.
+    Ci(ci::Args),
+    /// Check the layout: who depends on whom, file sizes, names, leftovers.
+    Tidy,
+    /// Write a model file with random weights in the shape of a real model.
+    Synth(synth::Args),
+}
+
+fn main() -> anyhow::Result<()> {
+    match Args::parse().task {
+        Task::Ci(args) => ci::run(&args),
+        Task::Tidy => tidy::run(),
+        Task::Synth(args) => synth::run(&args),
+    }
+}

@@ -1,0 +1,118 @@
+//! `cargo xtask synth`: model files with random weights in the exact shapes of real ones.
+//!
+//! Speed, memory and correctness of an engine depend on shapes and tensor types, not on what the weights
+//! say. A synthetic file has the names, order, shapes and types of the tensors and the metadata keys of a
+//! real quantised file; its weights are scaled so that activations stay finite and logits spread as a
+//! trained model's do. The same seed gives the same bytes on any machine.
+//!
+//! - `shape`: the models; `layout`: their tensors; `mix`: which tensor gets which type
+//! - `metadata`, `vocab`: the key-value part
+//! - `noise`, `weights`: the numbers
+
+use std::fs::File;
+use std::io::BufWriter;
+use std::path::PathBuf;
+
+use anyhow::{Context as _, bail};
+use shoal_gguf::{Gguf, Writer};
+
+use self::mix::FileType;
+use self::shape::{SHAPES, Shape};
+
+mod layout;
+mod metadata;
+mod mix;
+mod noise;
+mod shape;
+mod vocab;
+mod weights;
+
+#[cfg(test)]
+mod tests;
+
+/// Arguments of `cargo xtask synth`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Args {
+    /// Which model's shape; see --list.
+    #[arg(required_unless_present = "list")]
+    shape: Option<String>,
+    /// The file to write.
+    #[arg(short, long, required_unless_present = "list")]
+    output: Option<PathBuf>,
+    /// The types of the weights.
+    #[arg(long = "type", value_enum, default_value_t = FileType::Q4KM)]
+    file_type: FileType,
+    /// Take the tokenizer from this file instead of generating one.
+    #[arg(long)]
+    vocab: Option<PathBuf>,
+    /// Another seed, other weights.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// List the shapes and the sizes of their files.
+    #[arg(long)]
+    list: bool,
+}
+
+/// Runs `cargo xtask synth`.
+pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+    if args.list {
+        print!("{}", list(args.file_type)?);
+        return Ok(());
+    }
+    let (Some(name), Some(output)) = (&args.shape, &args.output) else {
+        unreachable!("clap requires both without --list");
+    };
+    let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) else {
+        let names: Vec<&str> = SHAPES.iter().map(|shape| shape.name).collect();
+        bail!("shape: expected one of {}, got {name}", names.join(", "));
+    };
+    let vocab = match &args.vocab {
+        None => vocab::generate(shape)?,
+        Some(path) => {
+            let source = Gguf::open(path).context("cannot read the vocabulary")?;
+            vocab::copy(source.metadata(), shape)?
+        }
+    };
+    let file =
+        File::create(output).with_context(|| format!("cannot create {}", output.display()))?;
+    let n_bytes = writer(shape, args.file_type, vocab, args.seed)?.write(BufWriter::new(file))?;
+    println!("{}: {} {}, {n_bytes} bytes", output.display(), shape.name, args.file_type);
+    Ok(())
+}
+
+/// Puts a file together; the weights are made when it is written.
+fn writer(
+    shape: &'static Shape,
+    file_type: FileType,
+    vocab: vocab::Vocab,
+    seed: u64,
+) -> anyhow::Result<Writer<'static>> {
+    let mut writer = Writer::new();
+    for (key, value) in metadata::entries(shape, file_type, vocab) {
+        writer = writer.metadata(key, value);
+    }
+    let weights = weights::Weights::new(seed);
+    for tensor in layout::tensors(shape) {
+        let ty = mix::tensor_type(file_type, shape, &tensor)?;
+        let (name, dims) = (tensor.name.clone(), tensor.shape.clone());
+        let weights = weights.clone();
+        writer =
+            writer.tensor_with(name, ty, &dims, move |out| weights.write(shape, &tensor, ty, out));
+    }
+    Ok(writer)
+}
+
+fn list(file_type: FileType) -> anyhow::Result<String> {
+    let mut text =
+        format!("{:<18} {:>7} {:>10}  weights in {file_type}\n", "shape", "tensors", "MB");
+    for shape in &SHAPES {
+        let tensors = layout::tensors(shape);
+        let mut n_bytes = 0;
+        for tensor in &tensors {
+            n_bytes += mix::n_bytes(file_type, shape, tensor)?;
+        }
+        let mb = n_bytes as f64 / 1e6;
+        text += &format!("{:<18} {:>7} {mb:>10.1}  {}\n", shape.name, tensors.len(), shape.title);
+    }
+    Ok(text)
+}
