@@ -3,11 +3,56 @@
 //!
 //! [`Node`] is a clonable handle; the work is done by actors behind it. [`Node::generate`] is the one way to an answer: a
 //! model that lives on this node alone is a pipeline of one stage, and takes the same path as one that is spread over many.
+//!
+//! ```text
+//! Node ── driver (one per request) ──┐
+//!      ── runner (one per stage) ────┼── router ── links (one per peer)      data plane
+//!      ── peers ── connections ──────┘                                      control plane
+//! ```
 
+pub mod bench;
+mod data_dir;
+mod driver;
+mod error;
 mod generate;
+mod memory;
+mod models;
 mod node;
+mod peers;
+mod remembered;
+mod router;
+mod runner;
+mod sequences;
+mod stop;
 
+use shoal_engine::{Compute, Isa};
+
+pub use error::Error;
 pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
-pub use node::{Config, Error, InstanceStatus, ModelEntry, NetworkConfig, Node, NodeStatus};
+pub use node::{Config, InstanceStatus, ModelEntry, NetworkConfig, Node, NodeStatus};
+pub use shoal_proto as proto;
+
+/// Returns what computes: threads, and an instruction set by name or the best.
+fn compute(n_threads: Option<usize>, isa: Option<&str>) -> Result<Compute, Error> {
+    let n_cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let n_threads = n_threads.unwrap_or(n_cores).max(1);
+    let Some(name) = isa else { return Ok(Compute::new(n_threads)) };
+    let available = Isa::all_available();
+    match available.iter().find(|isa| isa.to_string() == name) {
+        Some(&isa) => Ok(Compute::with_isa(isa, n_threads)),
+        None => Err(Error::UnknownIsa {
+            name: name.to_owned(),
+            available: available.iter().map(ToString::to_string).collect(),
+        }),
+    }
+}
+
+/// Returns 64 random bits from the system.
+///
+/// # Errors
+/// If the system gives none.
+pub fn random_u64() -> Result<u64, Error> {
+    getrandom::u64().map_err(|error| Error::Random { message: error.to_string() })
+}

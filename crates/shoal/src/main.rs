@@ -1,1 +1,55 @@
-fn main() {}
+//! The `shoal` program: arguments, output and exit codes. What it does is in the libraries.
+
+mod args;
+mod bench;
+mod client;
+mod env;
+mod failure;
+mod run;
+mod serve;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::{
+    args::{Args, Command},
+    failure::Failure,
+};
+
+/// Worker threads of the asynchronous shell; inference has its own.
+const SHELL_THREADS: usize = 2;
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let filter =
+        EnvFilter::try_from_env(env::LOG).unwrap_or_else(|_| EnvFilter::new("warn,shoal=info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(SHELL_THREADS)
+        .enable_all()
+        .build();
+    let result = match runtime {
+        Ok(runtime) => runtime.block_on(dispatch(args)),
+        Err(error) => {
+            Err(Failure::from(anyhow::Error::from(error).context("threads cannot be started")))
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => failure.report(),
+    }
+}
+
+async fn dispatch(args: Args) -> Result<(), Failure> {
+    match args.command {
+        None => serve::serve(args.serve).await,
+        Some(Command::Serve(args)) => serve::serve(args).await,
+        Some(Command::Run(args)) => run::run(args).await,
+        Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Nodes(args)) => client::nodes(&args),
+        Some(Command::Place(args)) => client::place(&args),
+        Some(Command::Invite(args)) => client::invite(&args),
+    }
+}

@@ -1,0 +1,287 @@
+//! The driver of one request: it holds the request's log (the prompt and every token so far), feeds the pipeline, and turns
+//! tokens into text.
+//!
+//! ```text
+//! position = tokens that the KV caches hold
+//! loop:
+//!   send chunks of the log from `position`, a few under way at a time; the last one asks for a token
+//!   Done without a token  → one fewer under way
+//!   Done with a token     → log it, give out its text, and send it as the next chunk
+//!   Gap { have }          → once nothing is under way, begin again from `have`
+//! ```
+//!
+//! The log is the whole state of a request: whatever a stage has lost is computed again from it.
+
+use std::{sync::Arc, time::Instant};
+
+use shoal_cluster::Liveness;
+use shoal_proto::{
+    NodeId, SequenceId, TokenId,
+    control::InstanceRecord,
+    frame::{Body, Frame, FrameKey, Step, prefix_hash},
+};
+use tokio::{sync::mpsc, time::Duration};
+use tracing::{debug, info};
+
+use crate::{
+    Error,
+    generate::{Event, FinishReason, GenerateRequest, Timings, Usage},
+    models::Opened,
+    peers::Peers,
+    router::{Registration, Router},
+    sequences::Sequences,
+    stop::StopMatcher,
+};
+
+/// Steps of one sequence that may be under way: enough that every stage of a small cluster has one to work on.
+pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
+/// Tokens of one prefill chunk: small enough that stages overlap and neighbours get their turn, large enough for the prefill
+/// kernels to reuse each weight.
+const CHUNK_TOKENS: usize = 64;
+/// Longest wait for a step. A phone needs seconds for a chunk of a big model beside other requests; a minute without a sign
+/// is a failure that nothing else has noticed.
+const STEP_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// What a driver works with.
+#[derive(Debug, Clone)]
+pub(crate) struct Context {
+    pub(crate) id: NodeId,
+    pub(crate) router: Arc<Router>,
+    pub(crate) peers: Arc<Peers>,
+    pub(crate) sequences: Arc<Sequences>,
+}
+
+/// A request that has been checked and tokenised.
+#[derive(Debug)]
+pub(crate) struct Job {
+    pub(crate) opened: Arc<Opened>,
+    pub(crate) instance: InstanceRecord,
+    pub(crate) request: GenerateRequest,
+    pub(crate) prompt: Vec<TokenId>,
+}
+
+/// How the pipeline phase of a request ended.
+enum Outcome {
+    Finished(FinishReason),
+    Cancelled,
+    Failed(Error),
+}
+
+struct Driver {
+    ctx: Context,
+    job: Job,
+    sequence: SequenceId,
+    frames: Registration,
+    events: mpsc::Sender<Event>,
+    /// Prompt and generated tokens.
+    log: Vec<TokenId>,
+    /// Tokens of the log that have been sent.
+    n_sent: usize,
+    /// Steps sent and not answered.
+    n_in_flight: usize,
+    /// Where to begin again once nothing is under way.
+    gap: Option<usize>,
+    n_cached: usize,
+    started: Instant,
+    first_token: Option<Instant>,
+}
+
+/// Drives a request to its end and sends what happens to `events`. Ends early when nobody listens any more.
+pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
+    let started = Instant::now();
+    let instance = &job.instance;
+    let (sequence, n_shared) = ctx.sequences.take(instance.id, instance.epoch, &job.prompt);
+    // At least one token is computed, since its logits are wanted.
+    let n_cached = n_shared.min(job.prompt.len() - 1);
+    let frames = ctx.router.register(instance.id, sequence);
+    let log = job.prompt.clone();
+    let mut driver = Driver {
+        ctx,
+        job,
+        sequence,
+        frames,
+        events,
+        log,
+        n_sent: n_cached,
+        n_in_flight: 0,
+        gap: None,
+        n_cached,
+        started,
+        first_token: None,
+    };
+    let outcome = driver.run().await;
+    driver.end(outcome).await;
+}
+
+impl Driver {
+    async fn run(&mut self) -> Outcome {
+        let n_prompt = count(self.job.prompt.len());
+        if self.events.send(Event::Started { n_prompt }).await.is_err() {
+            return Outcome::Cancelled;
+        }
+        let opened = Arc::clone(&self.job.opened);
+        let mut text = opened.tokenizer.detokenizer();
+        let mut stops = StopMatcher::new(self.job.request.stop.clone());
+        let mut changes = self.ctx.peers.changes();
+        loop {
+            self.send_chunks().await;
+            let body = tokio::select! {
+                biased;
+                () = self.events.closed() => return Outcome::Cancelled,
+                frame = tokio::time::timeout(STEP_TIMEOUT, self.frames.frames.recv()) => match frame {
+                    Ok(Some(frame)) => frame.body,
+                    Ok(None) => return Outcome::Cancelled,
+                    Err(_) => return Outcome::Failed(Error::StageSilent { after: STEP_TIMEOUT }),
+                },
+                Ok(()) = changes.changed() => {
+                    if let Some(error) = self.lost_stage() {
+                        return Outcome::Failed(error);
+                    }
+                    continue;
+                }
+            };
+            match body {
+                Body::Done { position, token } => {
+                    self.n_in_flight = self.n_in_flight.saturating_sub(1);
+                    let Some(token) = token else { continue };
+                    if position as usize != self.log.len() {
+                        debug!(position, "token for a position that is settled");
+                        continue;
+                    }
+                    match self.take_token(token, &mut text, &mut stops).await {
+                        None => {}
+                        Some(outcome) => return outcome,
+                    }
+                }
+                Body::Gap { have } => {
+                    self.n_in_flight = self.n_in_flight.saturating_sub(1);
+                    let have = have as usize;
+                    self.gap = Some(self.gap.map_or(have, |gap| gap.min(have)));
+                }
+                Body::Failed { message } => return Outcome::Failed(Error::StageFailed { message }),
+                Body::Step(_) | Body::Close => debug!("a driver got a frame meant for a stage"),
+            }
+        }
+    }
+
+    /// Takes the next token into the log and gives out its text. Returns how the request ended, if it did.
+    async fn take_token(
+        &mut self,
+        token: TokenId,
+        text: &mut shoal_tokenizer::Detokenizer<'_>,
+        stops: &mut StopMatcher,
+    ) -> Option<Outcome> {
+        self.first_token.get_or_insert_with(Instant::now);
+        self.log.push(token);
+        let is_end = self.job.opened.tokenizer.is_end_of_generation(token);
+        let n_generated = self.log.len() - self.job.prompt.len();
+        let enough = self.job.request.max_tokens.is_some_and(|max| n_generated >= max as usize)
+            || self.log.len() >= self.job.instance.n_ctx as usize;
+        let mut piece = if is_end { String::new() } else { text.push(token) };
+        if is_end || enough {
+            piece.push_str(&text.finish());
+        }
+        let (mut out, stopped) = stops.push(&piece);
+        let reason = match (is_end || stopped, enough) {
+            (true, _) => Some(FinishReason::Stop),
+            (false, true) => Some(FinishReason::Length),
+            (false, false) => None,
+        };
+        if reason.is_some() && !stopped {
+            out.push_str(&stops.finish());
+        }
+        if !out.is_empty() && self.events.send(Event::Text(out)).await.is_err() {
+            return Some(Outcome::Cancelled);
+        }
+        reason.map(Outcome::Finished)
+    }
+
+    /// Sends what can be sent now.
+    async fn send_chunks(&mut self) {
+        if let Some(have) = self.gap {
+            if self.n_in_flight > 0 {
+                return;
+            }
+            debug!(sequence = %self.sequence, have, "stages lack a part of the sequence");
+            self.n_sent = have.min(self.n_sent);
+            self.n_cached = self.n_cached.min(have);
+            self.gap = None;
+        }
+        while self.n_sent < self.log.len() && self.n_in_flight < STEPS_IN_FLIGHT_MAX {
+            let end = self.log.len().min(self.n_sent + CHUNK_TOKENS);
+            let is_last = end == self.log.len();
+            let step = Step {
+                position: count(self.n_sent),
+                prefix_hash: prefix_hash(&self.log[..self.n_sent]),
+                tokens: self.log[self.n_sent..end].to_vec(),
+                activations: Vec::new(),
+                sampling: is_last.then(|| self.job.request.sampling.clone()),
+            };
+            let first = self.job.instance.placement.stages[0].node;
+            self.ctx.router.send(first, self.frame(Body::Step(step))).await;
+            self.n_sent = end;
+            self.n_in_flight += 1;
+        }
+    }
+
+    /// Names a stage whose node is dead.
+    fn lost_stage(&self) -> Option<Error> {
+        self.ctx.peers.read(|state, now| {
+            let mut stages = self.job.instance.placement.stages.iter();
+            let dead = stages.find(|stage| state.liveness(stage.node, now) == Liveness::Dead)?;
+            Some(Error::StageLost { node: dead.node, layers: dead.layers })
+        })
+    }
+
+    fn frame(&self, body: Body) -> Frame {
+        let key = FrameKey {
+            instance: self.job.instance.id,
+            epoch: self.job.instance.epoch,
+            sequence: self.sequence,
+            driver: self.ctx.id,
+        };
+        Frame { key, body }
+    }
+
+    async fn end(self, outcome: Outcome) {
+        let instance = &self.job.instance;
+        let usage = Usage {
+            n_prompt: count(self.job.prompt.len()),
+            n_cached: count(self.n_cached),
+            n_generated: count(self.log.len() - self.job.prompt.len()),
+        };
+        let first_token = self.first_token.unwrap_or_else(Instant::now);
+        let timings =
+            Timings { first_token: first_token - self.started, generation: first_token.elapsed() };
+        let (event, close) = match outcome {
+            Outcome::Finished(reason) => {
+                info!(n_prompt = usage.n_prompt, n_generated = usage.n_generated, "request done");
+                let held = self.log[..self.n_sent].to_vec();
+                let (id, epoch) = (instance.id, instance.epoch);
+                let close = self.ctx.sequences.keep(id, epoch, self.sequence, held);
+                (Some(Event::Finished { reason, usage, timings }), close)
+            }
+            Outcome::Cancelled => {
+                info!(n_generated = usage.n_generated, "request cancelled");
+                (None, Some(self.sequence))
+            }
+            Outcome::Failed(error) => {
+                info!(%error, "request failed");
+                (Some(Event::Failed(error)), Some(self.sequence))
+            }
+        };
+        if let Some(sequence) = close {
+            // The stages pass it on in order, so that it overtakes no step that is still on its way.
+            let mut frame = self.frame(Body::Close);
+            frame.key.sequence = sequence;
+            self.ctx.router.send(instance.placement.stages[0].node, frame).await;
+        }
+        if let Some(event) = event {
+            let _ = self.events.send(event).await;
+        }
+    }
+}
+
+fn count(n: usize) -> u32 {
+    u32::try_from(n).expect("bounded by the context")
+}

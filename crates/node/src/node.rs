@@ -1,0 +1,608 @@
+//! The node itself: it ties the parts together and carries out what the API and the command line ask for.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use shoal_cluster::{Candidate, Event as ClusterEvent};
+use shoal_net::{
+    ClusterSecret, Connection, Endpoint, EndpointConfig, Identity, Interfaces, Ticket, Timing,
+};
+use shoal_proto::{
+    Epoch, InstanceId, LayerRange, NodeId,
+    control::{InstanceRecord, NodeRecord, Request, Response, StageRecord},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    data_dir,
+    driver::{self, Job},
+    error::Error,
+    generate::{self, GenerateRequest, Generation, Prompt},
+    models::{Models, Opened},
+    peers::{Handler, Peers},
+    router::Router,
+    runner::{RunnerHandle, Spec},
+    sequences::Sequences,
+};
+
+/// Positions of a sequence unless the user asks for another number: what a phone's memory bears with a 3B model.
+const N_CTX_DEFAULT: u32 = 4096;
+/// Longest wait until a peer has loaded its stage: it maps a file, which takes seconds even from slow flash.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait for the tasks of a node that shuts down.
+const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
+/// Memory that a node offers when the system does not tell how much is available.
+const MEMORY_BYTES_DEFAULT: u64 = 2 << 30;
+/// Most stop strings of one request.
+const STOPS_MAX: usize = 16;
+
+/// How a node is set up.
+#[derive(Debug, Clone, Default)]
+pub struct Config {
+    /// The name that people see.
+    pub name: String,
+    /// Where identity, secret and peers are kept; `None` keeps nothing.
+    pub data_dir: Option<PathBuf>,
+    /// How it takes part in a cluster; `None` stays alone and opens no socket.
+    pub network: Option<NetworkConfig>,
+    /// Threads to compute with; `None` for all cores.
+    pub n_threads: Option<usize>,
+    /// Positions of every sequence; `None` for the smaller of 4096 and what the model was trained for.
+    pub n_ctx: Option<u32>,
+    /// The instruction set by name; `None` for the best that the CPU has.
+    pub isa: Option<String>,
+}
+
+/// How a node takes part in a cluster.
+#[derive(Debug, Clone, Default)]
+pub struct NetworkConfig {
+    /// Interfaces to bind and send on, by name; empty for all.
+    pub interfaces: Vec<String>,
+    /// UDP port to prefer; any other if it is taken. 0 for any.
+    pub port: u16,
+    /// A ticket of the cluster to join.
+    pub join: Option<String>,
+}
+
+/// A model that requests may name.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelEntry {
+    /// Its name.
+    pub id: String,
+    /// When it was placed, in seconds since 1970.
+    pub created_s: u64,
+    /// Positions of a sequence.
+    pub n_ctx: u32,
+    /// Number of layers.
+    pub n_layer: u32,
+    /// The architecture's name.
+    pub architecture: String,
+    /// Size of its files.
+    pub n_bytes: u64,
+}
+
+/// A node as this one sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeStatus {
+    /// What it publishes.
+    pub record: NodeRecord,
+    /// Whether it is this node.
+    pub is_self: bool,
+    /// `alive`, `suspect` or `dead`.
+    pub liveness: String,
+    /// Round-trip time of the connection, if one stands.
+    pub rtt: Option<Duration>,
+}
+
+/// An instance as this node sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InstanceStatus {
+    /// The shared record.
+    pub record: InstanceRecord,
+    /// `ready`, or what is missing.
+    pub state: String,
+}
+
+/// A running node. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Node {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    id: NodeId,
+    config: Config,
+    endpoint: Option<Endpoint>,
+    models: Models,
+    peers: Arc<Peers>,
+    router: Arc<Router>,
+    sequences: Arc<Sequences>,
+    /// The stages that run here.
+    stages: Mutex<HashMap<InstanceId, StageRecord>>,
+    started_s: u64,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    /// Keeps other processes away from the data directory.
+    _lock: Option<File>,
+}
+
+impl Node {
+    /// Starts a node: alone, or with its endpoint bound and, given a ticket, its cluster joined.
+    ///
+    /// # Errors
+    /// If the data directory cannot be used, the network not be bound, or the ticket not be redeemed.
+    pub async fn start(config: Config) -> Result<Self, Error> {
+        let tasks = TaskTracker::new();
+        let cancel = CancellationToken::new();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let isa = crate::compute(Some(1), config.isa.as_deref())?.isa().to_string();
+        let ticket = match config.network.as_ref().and_then(|network| network.join.as_deref()) {
+            Some(text) => Some(text.parse::<Ticket>().map_err(Error::Ticket)?),
+            None => None,
+        };
+        let lock = config.data_dir.as_deref().map(data_dir::claim).transpose()?;
+        let (id, endpoint) = match &config.network {
+            None => (NodeId([0; 32]), None),
+            Some(network) => {
+                let (identity, secret) = credentials(&config, ticket.as_ref())?;
+                let endpoint = bind(network, identity, secret).await?;
+                (endpoint.id(), Some(endpoint))
+            }
+        };
+        let record = NodeRecord {
+            id,
+            version: u64::try_from(now.as_millis()).unwrap_or_default(),
+            name: config.name.clone(),
+            addrs: endpoint.as_ref().map(Endpoint::addrs).unwrap_or_default(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            isa,
+            memory_bytes: crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT),
+            stages: Vec::new(),
+        };
+        let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
+        let peers = Peers::new(endpoint.clone(), record, remembered, &tasks, &cancel);
+        let network = endpoint.clone().map(|endpoint| (endpoint, Arc::clone(&peers)));
+        let router = Router::start(id, network, &tasks, &cancel);
+        let inner = Arc::new(Inner {
+            id,
+            config,
+            endpoint,
+            models: Models::default(),
+            peers: Arc::clone(&peers),
+            router,
+            sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
+            stages: Mutex::default(),
+            started_s: now.as_secs(),
+            tasks,
+            cancel,
+            _lock: lock,
+        });
+        peers.start(&inner);
+        if let Some(ticket) = ticket {
+            let joined = peers.dial(ticket.node(), ticket.addrs(), &inner).await;
+            if let Err(error) = joined {
+                Self { inner }.shutdown().await;
+                return Err(Error::join(error));
+            }
+            info!(peer = %ticket.node().short(), "joined");
+        }
+        Ok(Self { inner })
+    }
+
+    /// The node's identity; all zero for a node without a network.
+    pub fn id(&self) -> NodeId {
+        self.inner.id
+    }
+
+    /// The node's name.
+    pub fn name(&self) -> &str {
+        &self.inner.config.name
+    }
+
+    /// Starts to answer a request. What is wrong with the request itself is an error here; what fails later is an event.
+    ///
+    /// # Errors
+    /// If the model is unknown, a parameter is out of range, or the prompt does not fit.
+    pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
+        check(&request)?;
+        let instance = self.instance_for(&request.model)?;
+        let opened = self.inner.models.open(&instance.model.name).await?;
+        let prompt = tokenize(&opened, &request.prompt)?;
+        let n_ctx = instance.n_ctx;
+        let n_prompt = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
+        if n_prompt >= n_ctx {
+            return Err(Error::ContextFull { n_prompt, n_ctx });
+        }
+        let (sender, events) = mpsc::channel(generate::EVENTS_MAX);
+        let ctx = driver::Context {
+            id: self.inner.id,
+            router: Arc::clone(&self.inner.router),
+            peers: Arc::clone(&self.inner.peers),
+            sequences: Arc::clone(&self.inner.sequences),
+        };
+        let job = Job { opened, instance, request, prompt };
+        self.inner.tasks.spawn(driver::drive(ctx, job, sender));
+        Ok(Generation { events })
+    }
+
+    /// The models that requests may name.
+    pub async fn models(&self) -> Vec<ModelEntry> {
+        let mut models: Vec<ModelEntry> = Vec::new();
+        for instance in self.newest_instances() {
+            if models.iter().any(|model| model.id == instance.model.name) {
+                continue;
+            }
+            let Ok(opened) = self.inner.models.open(&instance.model.name).await else { continue };
+            models.push(ModelEntry {
+                id: instance.model.name.clone(),
+                created_s: self.inner.started_s,
+                n_ctx: instance.n_ctx,
+                n_layer: instance.model.n_layer,
+                architecture: opened.model.hparams().architecture.clone(),
+                n_bytes: opened.source.gguf.n_bytes(),
+            });
+        }
+        models.sort_by(|a, b| a.id.cmp(&b.id));
+        models
+    }
+
+    /// This node, then its peers by name.
+    pub fn nodes(&self) -> Vec<NodeStatus> {
+        let peers = &self.inner.peers;
+        let mut nodes: Vec<NodeStatus> = peers.read(|state, now| {
+            let status = |record: &NodeRecord| NodeStatus {
+                record: record.clone(),
+                is_self: false,
+                liveness: state.liveness(record.id, now).as_str().to_owned(),
+                rtt: None,
+            };
+            state.members().map(|member| status(&member.record)).collect()
+        });
+        nodes.iter_mut().for_each(|node| node.rtt = peers.rtt(node.record.id));
+        nodes.sort_by(|a, b| (&a.record.name, a.record.id).cmp(&(&b.record.name, b.record.id)));
+        let record = peers.record();
+        nodes.insert(0, NodeStatus { record, is_self: true, liveness: "alive".into(), rtt: None });
+        nodes
+    }
+
+    /// The instances that this node knows.
+    pub fn instances(&self) -> Vec<InstanceStatus> {
+        self.newest_instances().into_iter().map(|record| self.status(record)).collect()
+    }
+
+    /// Places a model over `n_nodes` nodes, this one first, and waits until every stage is ready.
+    ///
+    /// # Errors
+    /// If the model cannot be opened here or there, does not fit, or there are too few nodes.
+    pub async fn place(
+        &self,
+        model: &str,
+        n_nodes: usize,
+        n_ctx: Option<u32>,
+    ) -> Result<InstanceStatus, Error> {
+        let opened = self.inner.models.open(model).await?;
+        let trained = opened.model.hparams().n_ctx_train;
+        let n_ctx = n_ctx.or(self.inner.config.n_ctx).unwrap_or(N_CTX_DEFAULT.min(trained));
+        if !(1..=trained).contains(&n_ctx) {
+            return Err(Error::InvalidParameter {
+                name: "context".into(),
+                message: format!("expected 1 to {trained} positions, got {n_ctx}"),
+            });
+        }
+        let mut candidates = self.inner.peers.alive();
+        candidates.sort_by_key(|record| (std::cmp::Reverse(record.memory_bytes), record.id));
+        candidates.insert(0, self.inner.peers.record());
+        let candidates: Vec<Candidate> = candidates
+            .iter()
+            .map(|record| Candidate { node: record.id, memory_bytes: record.memory_bytes })
+            .collect();
+        let reference = opened.reference();
+        let weigh = |layers: LayerRange| opened.stage_bytes(layers, n_ctx);
+        let placement = shoal_cluster::place(reference.n_layer, weigh, &candidates, n_nodes)?;
+        let id = InstanceId(crate::random_u64()?);
+        let record = InstanceRecord { id, epoch: Epoch(1), model: reference, placement, n_ctx };
+        if let Err(error) = self.load_everywhere(&record).await {
+            self.unload_everywhere(&record).await;
+            return Err(error);
+        }
+        self.inner.peers.apply(ClusterEvent::Instance(record.clone()));
+        self.inner.peers.tell_all(&Request::Publish { instance: record.clone() }).await;
+        info!(model = %record.model.name, n_stages = record.placement.stages.len(), "placed");
+        Ok(self.status(record))
+    }
+
+    /// Drops an instance everywhere.
+    ///
+    /// # Errors
+    /// If this node does not know it.
+    pub async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
+        let record = self.inner.peers.read(|state, _| state.instance(instance).cloned());
+        let record = record.ok_or(Error::UnknownInstance { id: instance })?;
+        self.unload_everywhere(&record).await;
+        Ok(())
+    }
+
+    /// Returns a ticket that admits another device to this node's cluster.
+    ///
+    /// # Errors
+    /// If the node has no network.
+    pub fn invite(&self) -> Result<String, Error> {
+        self.inner.endpoint.as_ref().map(|it| it.ticket().to_string()).ok_or(Error::Offline)
+    }
+
+    /// Ends the node: requests are cancelled, stages end, connections close.
+    pub async fn shutdown(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        if let Some(endpoint) = &self.inner.endpoint {
+            endpoint.close().await;
+        }
+        if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
+            warn!("some tasks did not end in time");
+        }
+    }
+
+    /// Instances, the newest placement of each model first: those that this node can use at once before the others.
+    fn newest_instances(&self) -> Vec<InstanceRecord> {
+        let placed = self.inner.stages_here();
+        let mut instances: Vec<InstanceRecord> =
+            self.inner.peers.read(|state, _| state.instances().cloned().collect());
+        instances.sort_by_key(|record| {
+            let n_stages = record.placement.stages.len();
+            (std::cmp::Reverse(n_stages), !placed.contains_key(&record.id), record.id)
+        });
+        instances
+    }
+
+    /// The instance that answers for a model: by its id, else the one whose every node lives and that was spread widest, since
+    /// somebody asked for that by hand.
+    fn instance_for(&self, model: &str) -> Result<InstanceRecord, Error> {
+        let instances = self.newest_instances();
+        let names =
+            |record: &&InstanceRecord| record.model.name == model || record.id.to_string() == model;
+        let ready = instances.iter().filter(names).find(|record| self.missing(record).is_none());
+        match ready.or_else(|| instances.iter().find(names)) {
+            Some(record) => match self.missing(record) {
+                None => Ok(record.clone()),
+                Some((node, layers)) => Err(Error::StageLost { node, layers }),
+            },
+            None => {
+                let mut known: Vec<String> =
+                    instances.into_iter().map(|record| record.model.name).collect();
+                known.sort();
+                known.dedup();
+                Err(Error::UnknownModel { name: model.to_owned(), known })
+            }
+        }
+    }
+
+    /// A stage of an instance whose node is dead.
+    fn missing(&self, record: &InstanceRecord) -> Option<(NodeId, LayerRange)> {
+        self.inner.peers.read(|state, now| {
+            let dead = shoal_cluster::Liveness::Dead;
+            let mut stages = record.placement.stages.iter();
+            stages
+                .find(|stage| state.liveness(stage.node, now) == dead)
+                .map(|stage| (stage.node, stage.layers))
+        })
+    }
+
+    fn status(&self, record: InstanceRecord) -> InstanceStatus {
+        let state = match self.missing(&record) {
+            None => "ready".to_owned(),
+            Some((node, layers)) => format!("layers {layers} lost with node {}", node.short()),
+        };
+        InstanceStatus { record, state }
+    }
+
+    /// Loads every stage, all nodes at once.
+    async fn load_everywhere(&self, record: &InstanceRecord) -> Result<(), Error> {
+        let loads = record.placement.stages.iter().map(|stage| async {
+            if stage.node == self.inner.id {
+                return self.inner.load(record).await;
+            }
+            let request = Request::Load { instance: record.clone() };
+            match self.inner.peers.ask(stage.node, &request, LOAD_TIMEOUT).await? {
+                Response::Ok => Ok(()),
+                Response::Refused { message } => {
+                    Err(Error::LoadRefused { node: stage.node, message })
+                }
+                other => Err(Error::LoadRefused {
+                    node: stage.node,
+                    message: format!("an answer that does not fit: {other:?}"),
+                }),
+            }
+        });
+        futures_util::future::try_join_all(loads).await.map(|_| ())
+    }
+
+    async fn unload_everywhere(&self, record: &InstanceRecord) {
+        self.inner.unload(record.id, record.epoch);
+        let request = Request::Unload { instance: record.id, epoch: record.epoch };
+        self.inner.peers.tell_all(&request).await;
+    }
+}
+
+impl Inner {
+    /// Runs this node's stage of an instance.
+    async fn load(&self, record: &InstanceRecord) -> Result<(), Error> {
+        let stages = &record.placement.stages;
+        let stage_idx = stages
+            .iter()
+            .position(|stage| stage.node == self.id)
+            .ok_or(Error::UnknownInstance { id: record.id })?;
+        let opened = self.models.open(&record.model.name).await?;
+        if opened.source.fingerprint != record.model.fingerprint {
+            return Err(Error::DifferentModel { name: record.model.name.clone() });
+        }
+        if !record.placement.covers(opened.model.n_layer())
+            || !(1..=opened.model.hparams().n_ctx_train).contains(&record.n_ctx)
+        {
+            return Err(Error::StageFailed {
+                message: "the placement does not fit the model".into(),
+            });
+        }
+        let spec = Spec {
+            instance: record.clone(),
+            stage_idx,
+            n_threads: self.config.n_threads,
+            isa: self.config.isa.clone(),
+        };
+        let model = Arc::clone(&opened.model);
+        let runner = RunnerHandle::start(spec, model, self.router.outbox()).await?;
+        self.router.add_runner(record.id, record.epoch, runner);
+        let layers = stages[stage_idx].layers;
+        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers };
+        self.stages_here().insert(record.id, stage);
+        self.publish_stages();
+        Ok(())
+    }
+
+    /// Ends this node's stage of an instance and forgets the instance.
+    fn unload(&self, instance: InstanceId, epoch: Epoch) {
+        self.peers.apply(ClusterEvent::InstanceDropped { instance, epoch });
+        self.sequences.forget(instance);
+        if self.router.remove_runner(instance, epoch) {
+            self.stages_here().remove(&instance);
+            self.publish_stages();
+        }
+    }
+
+    fn publish_stages(&self) {
+        let mut stages: Vec<StageRecord> = self.stages_here().values().cloned().collect();
+        stages.sort_by_key(|stage| stage.instance);
+        self.peers.set_stages(stages);
+    }
+
+    fn stages_here(&self) -> MutexGuard<'_, HashMap<InstanceId, StageRecord>> {
+        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Handler for Inner {
+    async fn handle(&self, peer: NodeId, request: Request) -> Response {
+        match request {
+            Request::Load { instance } => match self.load(&instance).await {
+                Ok(()) => Response::Ok,
+                Err(error) => {
+                    warn!(peer = %peer.short(), %error, "stage refused");
+                    Response::Refused { message: crate::error::chain(&error) }
+                }
+            },
+            Request::Publish { instance } => {
+                self.peers.apply(ClusterEvent::Instance(instance));
+                Response::Ok
+            }
+            Request::Unload { instance, epoch } => {
+                self.unload(instance, epoch);
+                Response::Ok
+            }
+            Request::Hello { .. } | Request::Heartbeat { .. } => {
+                Response::Refused { message: "answered by the control plane itself".into() }
+            }
+        }
+    }
+
+    async fn peer_lost(&self, peer: NodeId) {
+        self.router.drop_peer(peer).await;
+    }
+
+    fn data_connection(&self, connection: Connection) {
+        self.router.accept(connection);
+    }
+}
+
+/// Binds the endpoint, on the preferred port if it is free.
+async fn bind(
+    network: &NetworkConfig,
+    identity: Identity,
+    secret: ClusterSecret,
+) -> Result<Endpoint, shoal_net::Error> {
+    let interfaces = match network.interfaces.as_slice() {
+        [] => Interfaces::All,
+        names => Interfaces::Named(names.to_vec()),
+    };
+    let timing = Timing::default();
+    let config = EndpointConfig { identity, secret, interfaces, port: network.port, timing };
+    match Endpoint::bind(config.clone()).await {
+        Err(shoal_net::Error::Bind { .. }) if network.port != 0 => {
+            Endpoint::bind(EndpointConfig { port: 0, ..config }).await
+        }
+        bound => bound,
+    }
+}
+
+/// The node's key and its cluster's secret: from the data directory, from a ticket, or new.
+fn credentials(
+    config: &Config,
+    ticket: Option<&Ticket>,
+) -> Result<(Identity, ClusterSecret), Error> {
+    let dir = config.data_dir.as_deref();
+    let identity = match dir {
+        Some(dir) => Identity::load_or_create(&dir.join("identity"))?,
+        None => Identity::generate()?,
+    };
+    let path = dir.map(|dir| dir.join("cluster-secret"));
+    let secret = match (ticket, path) {
+        (Some(ticket), Some(path)) => {
+            ticket.secret().save(&path)?;
+            ticket.secret().clone()
+        }
+        (Some(ticket), None) => ticket.secret().clone(),
+        (None, Some(path)) => ClusterSecret::load_or_create(&path)?,
+        (None, None) => ClusterSecret::generate()?,
+    };
+    Ok((identity, secret))
+}
+
+fn check(request: &GenerateRequest) -> Result<(), Error> {
+    let invalid =
+        |name: &str, message: String| Error::InvalidParameter { name: name.into(), message };
+    request.sampling.validate().map_err(|error| invalid(error.name, error.to_string()))?;
+    if request.max_tokens == Some(0) {
+        return Err(invalid("max_tokens", "expected at least 1, got 0".into()));
+    }
+    if request.stop.len() > STOPS_MAX {
+        let message = format!("expected at most {STOPS_MAX}, got {}", request.stop.len());
+        return Err(invalid("stop", message));
+    }
+    if request.stop.iter().any(String::is_empty) {
+        return Err(invalid("stop", "expected text, got an empty string".into()));
+    }
+    if matches!(&request.prompt, Prompt::Chat(messages) if messages.is_empty()) {
+        return Err(invalid("messages", "expected at least one message, got none".into()));
+    }
+    Ok(())
+}
+
+fn tokenize(opened: &Opened, prompt: &Prompt) -> Result<Vec<u32>, Error> {
+    let tokenizer = &opened.tokenizer;
+    let tokens = match prompt {
+        Prompt::Raw(text) => tokenizer.encode_prompt(text, false),
+        Prompt::Chat(messages) => {
+            let template = opened
+                .template
+                .as_ref()
+                .map_err(|error| Error::Template { message: crate::error::chain(error) })?;
+            let text = template
+                .render(messages, true, None)
+                .map_err(|error| Error::Template { message: crate::error::chain(&error) })?;
+            tokenizer.encode_prompt(&text, true)
+        }
+    };
+    if tokens.is_empty() {
+        return Err(Error::InvalidParameter {
+            name: "prompt".into(),
+            message: "expected at least one token, got none".into(),
+        });
+    }
+    Ok(tokens)
+}

@@ -1,0 +1,381 @@
+//! The control plane: keeps a connection to every peer, exchanges records and heartbeats, and carries out what the cluster's
+//! state machine plans.
+//!
+//! Either side may dial; when both do, both connections stand and the newer one is used. Nothing here depends on inference: a
+//! busy runner delays no heartbeat, and a crashed one ends no connection.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use shoal_cluster::{Action, Event, Liveness, State, Timing};
+use shoal_net::{CloseReason, Connection, Endpoint, Plane};
+use shoal_proto::{
+    NodeId,
+    control::{NodeRecord, Request, Response, StageRecord},
+};
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, info, warn};
+
+use crate::{Error, remembered};
+
+/// How often the state machine is asked what to do: fine enough that a heartbeat is never late by more than a fifth.
+const TICK: Duration = Duration::from_millis(200);
+/// Longest wait for an answer about records and heartbeats: as long as silence may last before it means death.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What a node does with requests that concern its stages.
+pub(crate) trait Handler: Send + Sync + 'static {
+    /// Answers a request of a peer.
+    fn handle(&self, peer: NodeId, request: Request) -> impl Future<Output = Response> + Send;
+    /// A peer is gone for certain or has been silent for too long.
+    fn peer_lost(&self, peer: NodeId) -> impl Future<Output = ()> + Send;
+    /// A data connection of a peer stands.
+    fn data_connection(&self, connection: Connection);
+}
+
+/// The control plane of one node.
+#[derive(Debug)]
+pub(crate) struct Peers {
+    endpoint: Option<Endpoint>,
+    started: Instant,
+    state: Mutex<State>,
+    record: Mutex<NodeRecord>,
+    /// The newest connection to each peer, numbered.
+    connections: Mutex<HashMap<NodeId, (u64, Connection)>>,
+    /// Ticks whenever something changed that a waiting request may depend on.
+    changed: watch::Sender<u64>,
+    remembered: Option<PathBuf>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    started_once: OnceLock<()>,
+    n_connections: AtomicU64,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes guard is changed by calls that either complete or leave it as it was.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Peers {
+    /// Returns the control plane of the node that publishes `record`. It does nothing before [`start`](Self::start).
+    pub(crate) fn new(
+        endpoint: Option<Endpoint>,
+        record: NodeRecord,
+        remembered: Option<PathBuf>,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            endpoint,
+            started: Instant::now(),
+            state: Mutex::new(State::new(record.id, Timing::default())),
+            record: Mutex::new(record),
+            connections: Mutex::default(),
+            changed: watch::Sender::new(0),
+            remembered,
+            tasks: tasks.clone(),
+            cancel: cancel.clone(),
+            started_once: OnceLock::new(),
+            n_connections: AtomicU64::new(0),
+        })
+    }
+
+    /// Starts to accept, dial and beat. Once.
+    pub(crate) fn start<H: Handler>(self: &Arc<Self>, handler: &Arc<H>) {
+        let Some(endpoint) = self.endpoint.clone() else { return };
+        assert!(self.started_once.set(()).is_ok(), "the control plane starts once");
+        for record in self.remembered.as_deref().map(remembered::load).unwrap_or_default() {
+            self.apply(Event::Record(record));
+        }
+        let (peers, accepting) = (Arc::clone(self), Arc::clone(handler));
+        self.spawn(async move {
+            while let Some(connection) = endpoint.accept().await {
+                match connection.plane() {
+                    Plane::Data => accepting.data_connection(connection),
+                    Plane::Control => peers.serve(connection, &accepting),
+                }
+            }
+        });
+        let (peers, ticking) = (Arc::clone(self), Arc::clone(handler));
+        self.spawn(async move { peers.tick(&ticking).await });
+    }
+
+    /// What this node publishes about itself.
+    pub(crate) fn record(&self) -> NodeRecord {
+        lock(&self.record).clone()
+    }
+
+    /// Publishes the stages that this node runs now.
+    pub(crate) fn set_stages(&self, stages: Vec<StageRecord>) {
+        let mut record = lock(&self.record);
+        record.stages = stages;
+        record.version += 1;
+    }
+
+    /// Takes in an event now. Returns whether it changed anything.
+    pub(crate) fn apply(&self, event: Event) -> bool {
+        let changed = lock(&self.state).apply(event, self.started.elapsed());
+        if changed {
+            self.notify();
+        }
+        changed
+    }
+
+    /// Reads the state as it is now.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&State, shoal_cluster::Time) -> T) -> T {
+        read(&lock(&self.state), self.started.elapsed())
+    }
+
+    /// Ticks when something changed.
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// Where a peer may be.
+    pub(crate) fn addrs(&self, peer: NodeId) -> Vec<SocketAddr> {
+        self.read(|state, _| state.record(peer).map(|record| record.addrs.clone()))
+            .unwrap_or_default()
+    }
+
+    /// Round-trip time of the connection to a peer.
+    pub(crate) fn rtt(&self, peer: NodeId) -> Option<Duration> {
+        self.connection(peer)?.rtt()
+    }
+
+    /// The peers that are alive.
+    pub(crate) fn alive(&self) -> Vec<NodeRecord> {
+        self.read(|state, now| {
+            let alive = |id| state.liveness(id, now) == Liveness::Alive;
+            let members = state.members().filter(|member| alive(member.record.id));
+            members.map(|member| member.record.clone()).collect()
+        })
+    }
+
+    /// Asks a peer, over the connection that stands.
+    pub(crate) async fn ask(
+        &self,
+        peer: NodeId,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
+        let Some(connection) = self.connection(peer) else {
+            return Err(Error::PeerLost { node: peer, reason: "no connection stands".into() });
+        };
+        let answer = connection.request(request, timeout).await;
+        answer.map_err(|error| Error::PeerLost { node: peer, reason: error.to_string() })
+    }
+
+    /// Tells every connected peer something; a peer that does not answer is only logged.
+    pub(crate) async fn tell_all(&self, request: &Request) {
+        let peers: Vec<NodeId> = lock(&self.connections).keys().copied().collect();
+        let asks = peers.iter().map(|&peer| async move {
+            if let Err(error) = self.ask(peer, request, ANSWER_TIMEOUT).await {
+                debug!(peer = %peer.short(), %error, "peer was not told");
+            }
+        });
+        futures_util::future::join_all(asks).await;
+    }
+
+    /// Connects to a peer by hand: the first contact of a join.
+    pub(crate) async fn dial<H: Handler>(
+        self: &Arc<Self>,
+        peer: NodeId,
+        addrs: &[SocketAddr],
+        handler: &Arc<H>,
+    ) -> Result<(), shoal_net::Error> {
+        let endpoint = self.endpoint.as_ref().expect("only a node with a network dials");
+        let connection = endpoint.connect(peer, addrs, Plane::Control).await?;
+        self.hello(&connection).await?;
+        self.serve(connection, handler);
+        Ok(())
+    }
+
+    fn connection(&self, peer: NodeId) -> Option<Connection> {
+        lock(&self.connections).get(&peer).map(|(_, connection)| connection.clone())
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = task => {}
+            }
+        });
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Introduces this node on a connection and takes in what the other side knows.
+    async fn hello(&self, connection: &Connection) -> Result<(), shoal_net::Error> {
+        let request = Request::Hello { record: self.record(), peers: self.known_records() };
+        let response = connection.request(&request, ANSWER_TIMEOUT).await?;
+        if let Response::Hello { record, peers, instances } = response {
+            self.meet(record, peers);
+            instances.into_iter().for_each(|instance| {
+                self.apply(Event::Instance(instance));
+            });
+        }
+        Ok(())
+    }
+
+    fn known_records(&self) -> Vec<NodeRecord> {
+        self.read(|state, _| state.members().map(|member| member.record.clone()).collect())
+    }
+
+    fn meet(&self, record: NodeRecord, peers: Vec<NodeRecord>) {
+        let mut new = false;
+        for record in std::iter::once(record).chain(peers) {
+            new |= self.apply(Event::Record(record));
+        }
+        if new && let Some(path) = &self.remembered {
+            remembered::save(path, &self.known_records());
+        }
+    }
+
+    /// Serves a control connection until it ends.
+    fn serve<H: Handler>(self: &Arc<Self>, connection: Connection, handler: &Arc<H>) {
+        let (peers, handler) = (Arc::clone(self), Arc::clone(handler));
+        self.spawn(async move {
+            let peer = connection.peer();
+            let number = peers.n_connections.fetch_add(1, Ordering::Relaxed);
+            lock(&peers.connections).insert(peer, (number, connection.clone()));
+            peers.apply(Event::Connected(peer));
+            let reason = loop {
+                match connection.next_request().await {
+                    Ok((request, responder)) => {
+                        // A peer that dialled is not a member before its record came.
+                        let response = peers.answer(peer, request, &handler).await;
+                        if peers.apply(Event::Connected(peer)) {
+                            info!(peer = %peer.short(), "peer joined");
+                        }
+                        if let Err(error) = responder.respond(&response).await {
+                            debug!(peer = %peer.short(), %error, "answer was not taken");
+                        }
+                    }
+                    Err(error) => break error,
+                }
+            };
+            peers.connection_ended(peer, number, &reason, &handler).await;
+        });
+    }
+
+    async fn connection_ended<H: Handler>(
+        &self,
+        peer: NodeId,
+        number: u64,
+        reason: &shoal_net::Error,
+        handler: &Arc<H>,
+    ) {
+        {
+            let mut connections = lock(&self.connections);
+            match connections.get(&peer) {
+                Some((current, _)) if *current == number => connections.remove(&peer),
+                // A newer one has taken its place.
+                _ => return,
+            };
+        }
+        let certain = matches!(
+            reason,
+            shoal_net::Error::Closed { reason: CloseReason::Goodbye(_) | CloseReason::Reset, .. }
+        );
+        debug!(peer = %peer.short(), %reason, certain, "control connection ended");
+        self.apply(Event::Disconnected { node: peer, certain });
+        if certain {
+            warn!(peer = %peer.short(), "peer left");
+            handler.peer_lost(peer).await;
+        }
+    }
+
+    async fn answer<H: Handler>(
+        &self,
+        peer: NodeId,
+        request: Request,
+        handler: &Arc<H>,
+    ) -> Response {
+        self.apply(Event::Heard(peer));
+        match request {
+            Request::Hello { record, .. } if record.id != peer => Response::Refused {
+                message: format!("a record of node {}, from node {peer}", record.id),
+            },
+            Request::Hello { record, peers } => {
+                self.meet(record, peers);
+                Response::Hello {
+                    record: self.record(),
+                    peers: self.known_records(),
+                    instances: self.read(|state, _| state.instances().cloned().collect()),
+                }
+            }
+            Request::Heartbeat { record_version } => {
+                let known = self.read(|state, _| state.record(peer).map(|record| record.version));
+                if known.is_some_and(|known| known >= record_version) {
+                    Response::Ok
+                } else {
+                    Response::SendRecord
+                }
+            }
+            request => handler.handle(peer, request).await,
+        }
+    }
+
+    /// Carries out the plan, again and again, and notices who has died of silence.
+    async fn tick<H: Handler>(self: &Arc<Self>, handler: &Arc<H>) {
+        let mut dead = Vec::new();
+        let mut ticks = tokio::time::interval(TICK);
+        loop {
+            ticks.tick().await;
+            let actions = lock(&self.state).plan(self.started.elapsed());
+            for action in actions {
+                let (peers, handler) = (Arc::clone(self), Arc::clone(handler));
+                self.spawn(async move { peers.carry_out(action, &handler).await });
+            }
+            let now_dead: Vec<NodeId> = self.read(|state, now| {
+                let is_dead = |id: &NodeId| state.liveness(*id, now) == Liveness::Dead;
+                state.members().map(|member| member.record.id).filter(is_dead).collect()
+            });
+            for &peer in now_dead.iter().filter(|peer| !dead.contains(*peer)) {
+                handler.peer_lost(peer).await;
+            }
+            if now_dead != dead {
+                self.notify();
+            }
+            dead = now_dead;
+        }
+    }
+
+    async fn carry_out<H: Handler>(self: &Arc<Self>, action: Action, handler: &Arc<H>) {
+        match action {
+            Action::Dial { node, addrs } => {
+                if let Err(error) = self.dial(node, &addrs, handler).await {
+                    debug!(peer = %node.short(), %error, "dial failed");
+                    self.apply(Event::DialFailed(node));
+                }
+            }
+            Action::Heartbeat(node) => {
+                let beat = Request::Heartbeat { record_version: self.record().version };
+                let answer = self.ask(node, &beat, ANSWER_TIMEOUT).await;
+                if answer.is_ok() {
+                    self.apply(Event::Heard(node));
+                }
+                if let (Ok(Response::SendRecord), Some(connection)) =
+                    (answer, self.connection(node))
+                    && let Err(error) = self.hello(&connection).await
+                {
+                    debug!(peer = %node.short(), %error, "record was not taken");
+                }
+            }
+        }
+    }
+}

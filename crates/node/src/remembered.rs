@@ -1,0 +1,81 @@
+//! The peers that a node has met, on disk, so that it finds its cluster again after a restart without a ticket.
+//!
+//! One line for each: the node id, and where it was. A hint like any other: nothing is believed before the handshake.
+
+use std::{fs, net::SocketAddr, path::Path};
+
+use shoal_proto::{NodeId, control::NodeRecord};
+use tracing::warn;
+
+/// Reads the remembered peers. A missing file means none; a line that makes no sense is skipped and logged.
+pub(crate) fn load(path: &Path) -> Vec<NodeRecord> {
+    let Ok(text) = fs::read_to_string(path) else { return Vec::new() };
+    let parse = |line: &str| {
+        let (id, addrs) = line.split_once(' ')?;
+        let addrs: Vec<SocketAddr> =
+            addrs.split(' ').filter_map(|addr| addr.parse().ok()).collect();
+        Some(record(id.parse().ok()?, addrs))
+    };
+    let parsed = text.lines().filter_map(|line| {
+        let record = parse(line);
+        if record.is_none() {
+            warn!(path = %path.display(), line, "not a remembered peer");
+        }
+        record
+    });
+    parsed.collect()
+}
+
+/// A record of version 0: any that the node itself publishes replaces it.
+fn record(id: NodeId, addrs: Vec<SocketAddr>) -> NodeRecord {
+    NodeRecord {
+        id,
+        version: 0,
+        name: id.short(),
+        addrs,
+        software: String::new(),
+        isa: String::new(),
+        memory_bytes: 0,
+        stages: Vec::new(),
+    }
+}
+
+/// Writes the peers: beside the file first, then renamed over it, so that a power cut leaves the old or the new.
+pub(crate) fn save(path: &Path, records: &[NodeRecord]) {
+    let line = |record: &NodeRecord| {
+        let addrs: Vec<String> = record.addrs.iter().map(ToString::to_string).collect();
+        format!("{} {}\n", record.id, addrs.join(" "))
+    };
+    let text: String = records.iter().map(line).collect();
+    let beside = path.with_extension("new");
+    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
+    if let Err(error) = written {
+        warn!(path = %path.display(), %error, "peers cannot be remembered");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn peers_survive_the_file() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("peers");
+        assert_eq!(load(&path), []);
+        let addrs = vec![([127, 0, 0, 1], 9).into(), "[::1]:7".parse().expect("an address")];
+        let records = [record(NodeId([3; 32]), addrs), record(NodeId([4; 32]), Vec::new())];
+        save(&path, &records);
+        assert_eq!(load(&path), records);
+    }
+
+    #[test]
+    fn a_damaged_line_costs_only_itself() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let path = dir.path().join("peers");
+        save(&path, &[record(NodeId([3; 32]), Vec::new())]);
+        let text = fs::read_to_string(&path).expect("written above");
+        fs::write(&path, format!("rubbish\n{text}\u{0}")).expect("writable");
+        assert_eq!(load(&path).len(), 1);
+    }
+}

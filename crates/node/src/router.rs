@@ -1,0 +1,328 @@
+//! Where frames go: to a runner or a driver on this node, or over the link to another one.
+//!
+//! ```text
+//!   driver ──► router ──► runner (this node)          runner ──► router ──► link ──► peer's router
+//!                └──────► link ──► peer's router                   └──────► driver (this node)
+//! ```
+//!
+//! A frame that cannot be delivered is never dropped silently: the driver of its sequence is told.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shoal_net::{Connection, Endpoint, Plane};
+use shoal_proto::{
+    Epoch, InstanceId, NodeId, SequenceId,
+    frame::{Body, Frame, FrameKey},
+};
+use tokio::sync::mpsc;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{debug, warn};
+
+use crate::{
+    peers::Peers,
+    runner::{Input, Outgoing, RunnerHandle},
+};
+
+/// Frames that may wait for a link. A sequence has few steps under way; what is full makes the sender wait.
+const LINK_QUEUE_MAX: usize = 256;
+/// Frames of one sequence that may wait for its driver.
+const DRIVER_QUEUE_MAX: usize = 64;
+/// Frames that runners may have given out before the router has taken them.
+const OUTBOX_MAX: usize = 256;
+/// A peer that does not take a frame within this is as good as gone: three times the longest stall of a healthy phone.
+const SEND_TIMEOUT: Duration = Duration::from_secs(10);
+
+#[derive(Debug)]
+struct Placed {
+    epoch: Epoch,
+    runner: RunnerHandle,
+}
+
+type DriverKey = (InstanceId, SequenceId);
+
+#[derive(Debug, Default)]
+struct Tables {
+    runners: HashMap<InstanceId, Placed>,
+    drivers: HashMap<DriverKey, mpsc::Sender<Frame>>,
+    links: HashMap<NodeId, mpsc::Sender<Frame>>,
+}
+
+/// The router of one node.
+#[derive(Debug)]
+pub(crate) struct Router {
+    id: NodeId,
+    tables: Mutex<Tables>,
+    outbox: mpsc::Sender<Outgoing>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+    /// How peers are reached; none on a node without a network.
+    network: Option<(Endpoint, Arc<Peers>)>,
+}
+
+/// A driver's place in the router; frees it when dropped.
+#[derive(Debug)]
+pub(crate) struct Registration {
+    router: Arc<Router>,
+    key: DriverKey,
+    pub(crate) frames: mpsc::Receiver<Frame>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.router.tables().drivers.remove(&self.key);
+    }
+}
+
+impl Router {
+    /// Starts the router of node `id`.
+    pub(crate) fn start(
+        id: NodeId,
+        network: Option<(Endpoint, Arc<Peers>)>,
+        tasks: &TaskTracker,
+        cancel: &CancellationToken,
+    ) -> Arc<Self> {
+        let (outbox, mut outgoing) = mpsc::channel::<Outgoing>(OUTBOX_MAX);
+        let router = Arc::new(Self {
+            id,
+            tables: Mutex::default(),
+            outbox,
+            tasks: tasks.clone(),
+            cancel: cancel.clone(),
+            network,
+        });
+        let (pump, cancel) = (Arc::clone(&router), cancel.clone());
+        tasks.spawn(async move {
+            loop {
+                tokio::select! {
+                    biased;
+                    () = cancel.cancelled() => break,
+                    out = outgoing.recv() => match out {
+                        Some(Outgoing { to, frame }) => pump.send(to, frame).await,
+                        None => break,
+                    },
+                }
+            }
+            pump.clear();
+        });
+        router
+    }
+
+    /// Where runners give out their frames.
+    pub(crate) fn outbox(&self) -> mpsc::Sender<Outgoing> {
+        self.outbox.clone()
+    }
+
+    /// Makes a runner reachable. A runner of an older epoch of the instance ends.
+    pub(crate) fn add_runner(&self, instance: InstanceId, epoch: Epoch, runner: RunnerHandle) {
+        self.tables().runners.insert(instance, Placed { epoch, runner });
+    }
+
+    /// Ends the runner of an instance up to `epoch`. Returns whether there was one.
+    pub(crate) fn remove_runner(&self, instance: InstanceId, epoch: Epoch) -> bool {
+        let mut tables = self.tables();
+        let due = tables.runners.get(&instance).is_some_and(|placed| placed.epoch <= epoch);
+        due && tables.runners.remove(&instance).is_some()
+    }
+
+    /// Registers the driver of a sequence, so that the stages' answers reach it.
+    pub(crate) fn register(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        sequence: SequenceId,
+    ) -> Registration {
+        let (sender, frames) = mpsc::channel(DRIVER_QUEUE_MAX);
+        let key = (instance, sequence);
+        self.tables().drivers.insert(key, sender);
+        Registration { router: Arc::clone(self), key, frames }
+    }
+
+    /// Sends a frame to a node, this one included.
+    pub(crate) async fn send(&self, to: NodeId, frame: Frame) {
+        if to == self.id {
+            return Box::pin(self.deliver(frame)).await;
+        }
+        let Some(link) = self.link(to) else {
+            return Box::pin(self.undeliverable(&frame, "this node has no network")).await;
+        };
+        let key = frame.key;
+        if let Err(error) = link.send_timeout(frame, SEND_TIMEOUT).await {
+            debug!(%key.instance, "link does not take a frame");
+            Box::pin(self.undeliverable(&error.into_inner(), "the link is stuck")).await;
+        }
+    }
+
+    /// Delivers a frame to a runner or driver of this node.
+    pub(crate) async fn deliver(&self, frame: Frame) {
+        match &frame.body {
+            Body::Step(_) | Body::Close => self.deliver_to_runner(frame).await,
+            Body::Done { .. } | Body::Gap { .. } | Body::Failed { .. } => {
+                let key = (frame.key.instance, frame.key.sequence);
+                let driver = self.tables().drivers.get(&key).cloned();
+                // A driver that is gone has cancelled; what is still on its way to it means nothing.
+                if let Some(driver) = driver {
+                    let _ = driver.send(frame).await;
+                }
+            }
+        }
+    }
+
+    async fn deliver_to_runner(&self, frame: Frame) {
+        let FrameKey { instance, epoch, .. } = frame.key;
+        let found = {
+            let tables = self.tables();
+            tables.runners.get(&instance).map(|placed| (placed.epoch, placed.runner.clone()))
+        };
+        let reason = match found {
+            Some((current, runner)) if current == epoch => {
+                if runner.send(Input::Frame(frame.clone())).await {
+                    return;
+                }
+                "its runner is dead".to_owned()
+            }
+            Some((current, _)) => format!("it is of epoch {epoch}, the stage is of {current}"),
+            None => "no stage of this instance runs here".to_owned(),
+        };
+        self.undeliverable(&frame, &reason).await;
+    }
+
+    /// Tells the driver of a frame's sequence that the frame was lost. Answers to a driver are not answered in turn.
+    async fn undeliverable(&self, frame: &Frame, reason: &str) {
+        if !matches!(frame.body, Body::Step(_)) {
+            return;
+        }
+        warn!(instance = %frame.key.instance, reason, "frame lost");
+        let message = format!("node {}: {reason}", self.id.short());
+        let failed = Frame { key: frame.key, body: Body::Failed { message } };
+        Box::pin(self.send(frame.key.driver, failed)).await;
+    }
+
+    /// A data connection of a peer stands: takes its frames until it ends.
+    pub(crate) fn accept(self: &Arc<Self>, connection: Connection) {
+        let (router, cancel) = (Arc::clone(self), self.cancel.clone());
+        self.tasks.spawn(async move {
+            let peer = connection.peer();
+            let receive = async {
+                let mut receiver = connection.frame_receiver()?;
+                while let Some(frame) = receiver.recv().await? {
+                    router.deliver(frame).await;
+                }
+                Ok::<(), shoal_net::Error>(())
+            };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                result = receive => match result {
+                    Ok(()) => debug!(peer = %peer.short(), "data link ended"),
+                    Err(error) => debug!(peer = %peer.short(), %error, "data link ended"),
+                },
+            }
+            connection.close("data link ended");
+        });
+    }
+
+    /// A peer is gone: its sequences are forgotten.
+    pub(crate) async fn drop_peer(&self, peer: NodeId) {
+        let runners: Vec<RunnerHandle> = {
+            let mut tables = self.tables();
+            tables.links.remove(&peer);
+            tables.runners.values().map(|placed| placed.runner.clone()).collect()
+        };
+        for runner in runners {
+            let _ = runner.send(Input::DropDriver(peer)).await;
+        }
+    }
+
+    /// Forgets everything; runners end.
+    fn clear(&self) {
+        *self.tables() = Tables::default();
+    }
+
+    /// Returns the queue of the link to a peer; starts the link if there is none.
+    fn link(&self, peer: NodeId) -> Option<mpsc::Sender<Frame>> {
+        let (endpoint, peers) = self.network.clone()?;
+        let mut tables = self.tables();
+        if let Some(link) = tables.links.get(&peer).filter(|link| !link.is_closed()) {
+            return Some(link.clone());
+        }
+        let (sender, queue) = mpsc::channel(LINK_QUEUE_MAX);
+        tables.links.insert(peer, sender.clone());
+        let (cancel, outbox, id) = (self.cancel.clone(), self.outbox.clone(), self.id);
+        self.tasks.spawn(async move {
+            let link = Link { id, peer, queue, outbox };
+            tokio::select! {
+                biased;
+                () = cancel.cancelled() => {}
+                () = link.run(&endpoint, &peers) => {}
+            }
+        });
+        Some(sender)
+    }
+
+    fn tables(&self) -> MutexGuard<'_, Tables> {
+        // The tables are only ever changed by single insertions and removals: they are whole even after a panic.
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The sending half of the data plane to one peer: one connection, one ordered stream.
+struct Link {
+    id: NodeId,
+    peer: NodeId,
+    queue: mpsc::Receiver<Frame>,
+    outbox: mpsc::Sender<Outgoing>,
+}
+
+impl Link {
+    async fn run(mut self, endpoint: &Endpoint, peers: &Peers) {
+        let reason = match self.pump(endpoint, peers).await {
+            Ok(()) => return,
+            Err(error) => format!("the link to node {} failed: {error}", self.peer.short()),
+        };
+        warn!(peer = %self.peer.short(), reason, "data link lost");
+        self.queue.close();
+        while let Some(frame) = self.queue.recv().await {
+            self.fail(&frame, &reason).await;
+        }
+    }
+
+    async fn pump(&mut self, endpoint: &Endpoint, peers: &Peers) -> Result<(), shoal_net::Error> {
+        let Some(mut frame) = self.queue.recv().await else { return Ok(()) };
+        let connected = endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await;
+        let mut sender = match connected {
+            Ok(connection) => connection.frame_sender().await,
+            Err(error) => Err(error),
+        };
+        loop {
+            let sent = match &mut sender {
+                Ok(sender) => sender.send(&frame).await,
+                Err(error) => {
+                    let reason = format!("node {} cannot be reached: {error}", self.peer.short());
+                    self.fail(&frame, &reason).await;
+                    return sender.map(|_| ());
+                }
+            };
+            if let Err(error) = sent {
+                let reason = format!("the link to node {} failed: {error}", self.peer.short());
+                self.fail(&frame, &reason).await;
+                return Err(error);
+            }
+            match self.queue.recv().await {
+                Some(next) => frame = next,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Tells the driver of a lost step.
+    async fn fail(&self, frame: &Frame, reason: &str) {
+        if matches!(frame.body, Body::Step(_)) {
+            let message = format!("node {}: {reason}", self.id.short());
+            let failed = Frame { key: frame.key, body: Body::Failed { message } };
+            let _ = self.outbox.send(Outgoing { to: frame.key.driver, frame: failed }).await;
+        }
+    }
+}

@@ -1,0 +1,321 @@
+//! The runner of a stage: it owns one shard of one instance and every sequence on it, and computes the steps that reach it.
+//!
+//! A runner is an OS thread that takes [`Input`]s and gives [`Outgoing`] frames, and shares nothing else with the node, so that
+//! it can become a process of its own without a change of what is said across this boundary. Steps that are waiting when the
+//! thread looks are computed as one batch; since every row's result is independent of the others, that changes no bit.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::Arc,
+};
+
+use shoal_engine::{Compute, Model, Segment, Sequence, Shard};
+use shoal_proto::{
+    NodeId, SequenceId,
+    control::InstanceRecord,
+    frame::{Body, EMPTY_PREFIX_HASH, Frame, FrameKey, Step, extend_prefix_hash, prefix_hash},
+};
+use tokio::sync::{mpsc, oneshot};
+use tracing::{debug, info, warn};
+
+use crate::Error;
+
+/// Frames that may wait for a runner. Each sequence has at most [`crate::driver::STEPS_IN_FLIGHT_MAX`] steps under way, so this
+/// is never full in a well-behaved cluster; a full inbox makes the sender wait.
+const INBOX_MAX: usize = 1024;
+/// Most rows of one batch: enough to fill the prefill kernels, few enough that a decoding neighbour is not held up for long.
+const BATCH_ROWS_MAX: usize = 256;
+/// Most sequences of one shard; each reserves (lazily paged) KV cache for the whole context.
+const SEQUENCES_MAX: usize = 256;
+
+/// What a runner is to run.
+#[derive(Debug, Clone)]
+pub(crate) struct Spec {
+    /// The instance.
+    pub(crate) instance: InstanceRecord,
+    /// Which of its stages.
+    pub(crate) stage_idx: usize,
+    /// Threads to compute with; `None` for all cores.
+    pub(crate) n_threads: Option<usize>,
+    /// The instruction set by name; `None` for the best.
+    pub(crate) isa: Option<String>,
+}
+
+/// What reaches a runner.
+#[derive(Debug)]
+pub(crate) enum Input {
+    /// A step to compute, or a sequence to forget.
+    Frame(Frame),
+    /// Forget every sequence that this node drove: it is gone.
+    DropDriver(NodeId),
+}
+
+/// What a runner sends.
+#[derive(Debug)]
+pub(crate) struct Outgoing {
+    /// To whom.
+    pub(crate) to: NodeId,
+    /// The frame.
+    pub(crate) frame: Frame,
+}
+
+/// The way to a runner. When the last clone is dropped the runner ends and frees everything.
+#[derive(Debug, Clone)]
+pub(crate) struct RunnerHandle {
+    inbox: mpsc::Sender<Input>,
+}
+
+impl RunnerHandle {
+    /// Starts a runner and waits until its shard is loaded.
+    pub(crate) async fn start(
+        spec: Spec,
+        model: Arc<Model>,
+        outbox: mpsc::Sender<Outgoing>,
+    ) -> Result<Self, Error> {
+        let (inbox, inputs) = mpsc::channel(INBOX_MAX);
+        let (ready, loaded) = oneshot::channel();
+        let stage = spec.instance.placement.stages[spec.stage_idx].clone();
+        std::thread::Builder::new()
+            .name(format!("stage {}", stage.layers))
+            .spawn(move || match Runner::load(&spec, model, outbox) {
+                Ok(runner) => {
+                    let _ = ready.send(Ok(()));
+                    runner.run(inputs);
+                }
+                Err(error) => {
+                    let _ = ready.send(Err(error));
+                }
+            })
+            .map_err(|error| Error::Thread { source: Arc::new(error) })?;
+        match loaded.await {
+            Ok(result) => result.map(|()| Self { inbox }),
+            Err(_) => Err(Error::StageFailed {
+                message: format!("the runner of layers {} died while loading", stage.layers),
+            }),
+        }
+    }
+
+    /// Hands an input over. `false` if the runner is dead.
+    pub(crate) async fn send(&self, input: Input) -> bool {
+        self.inbox.send(input).await.is_ok()
+    }
+}
+
+/// A sequence and the hash of all its tokens.
+#[derive(Debug)]
+struct Held {
+    sequence: Sequence,
+    hash: u64,
+}
+
+type HeldKey = (NodeId, SequenceId);
+
+struct Runner {
+    shard: Shard,
+    compute: Compute,
+    n_ctx: usize,
+    next: Option<NodeId>,
+    sequences: HashMap<HeldKey, Held>,
+    outbox: mpsc::Sender<Outgoing>,
+}
+
+fn held_key(key: &FrameKey) -> HeldKey {
+    (key.driver, key.sequence)
+}
+
+impl Runner {
+    fn load(spec: &Spec, model: Arc<Model>, outbox: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
+        let stages = &spec.instance.placement.stages;
+        let layers = stages[spec.stage_idx].layers;
+        let shard = Shard::load(model, layers)?;
+        let compute = crate::compute(spec.n_threads, spec.isa.as_deref())?;
+        info!(%layers, isa = %compute.isa(), n_threads = compute.n_threads(), "stage ready");
+        Ok(Self {
+            shard,
+            compute,
+            n_ctx: spec.instance.n_ctx as usize,
+            next: stages.get(spec.stage_idx + 1).map(|stage| stage.node),
+            sequences: HashMap::new(),
+            outbox,
+        })
+    }
+
+    fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+        let mut waiting = VecDeque::new();
+        loop {
+            if waiting.is_empty() {
+                match inputs.blocking_recv() {
+                    Some(input) => waiting.push_back(input),
+                    None => break,
+                }
+            }
+            while let Ok(input) = inputs.try_recv() {
+                waiting.push_back(input);
+            }
+            let batch = self.next_batch(&mut waiting);
+            if !batch.is_empty() && !self.compute_batch(batch) {
+                break;
+            }
+        }
+        debug!(layers = %self.shard.layers(), "stage ends");
+    }
+
+    /// Takes the steps that can be computed together from the front of the queue, and carries out what is no step. A second
+    /// step of one sequence waits for the next batch.
+    fn next_batch(&mut self, waiting: &mut VecDeque<Input>) -> Vec<(FrameKey, Step)> {
+        let mut batch: Vec<(FrameKey, Step)> = Vec::new();
+        let mut n_rows = 0;
+        while let Some(input) = waiting.pop_front() {
+            match input {
+                Input::Frame(Frame { key, body: Body::Step(step) }) => {
+                    let again = batch.iter().any(|(other, _)| held_key(other) == held_key(&key));
+                    let full = n_rows > 0 && n_rows + step.tokens.len() > BATCH_ROWS_MAX;
+                    if again || full {
+                        let frame = Frame { key, body: Body::Step(step) };
+                        waiting.push_front(Input::Frame(frame));
+                        break;
+                    }
+                    n_rows += step.tokens.len();
+                    batch.push((key, step));
+                }
+                Input::Frame(Frame { key, body: Body::Close }) => {
+                    if batch.iter().any(|(other, _)| held_key(other) == held_key(&key)) {
+                        waiting.push_front(Input::Frame(Frame { key, body: Body::Close }));
+                        break;
+                    }
+                    self.sequences.remove(&held_key(&key));
+                    if let Some(next) = self.next {
+                        self.send(next, Frame { key, body: Body::Close });
+                    }
+                }
+                Input::Frame(frame) => warn!(?frame, "a stage got a frame meant for a driver"),
+                Input::DropDriver(node) => self.sequences.retain(|(driver, _), _| *driver != node),
+            }
+        }
+        batch
+    }
+
+    /// Computes a batch and sends what comes of it. `false` if nobody listens any more.
+    fn compute_batch(&mut self, batch: Vec<(FrameKey, Step)>) -> bool {
+        let mut ready = Vec::with_capacity(batch.len());
+        for (key, step) in batch {
+            match self.take_sequence(&key, &step) {
+                Ok(held) => ready.push((key, step, held)),
+                Err(body) => {
+                    if !self.send(key.driver, Frame { key, body }) {
+                        return false;
+                    }
+                }
+            }
+        }
+        if ready.is_empty() {
+            return true;
+        }
+        let mut segments: Vec<Segment<'_>> = ready
+            .iter_mut()
+            .map(|(_, step, held)| Segment {
+                sequence: &mut held.sequence,
+                tokens: &step.tokens,
+                activations: &step.activations,
+                want_logits: step.sampling.is_some(),
+            })
+            .collect();
+        let frames = match self.shard.forward(&self.compute, &mut segments) {
+            Ok(output) => {
+                let (rows, logits) = (output.activations.to_vec(), output.logits.to_vec());
+                self.results(&mut ready, &rows, logits)
+            }
+            Err(error) => {
+                let message = format!("layers {}: {error}", self.shard.layers());
+                warn!(%message, "step failed");
+                let failed = |(key, ..): &(FrameKey, Step, Held)| {
+                    (
+                        key.driver,
+                        Frame { key: *key, body: Body::Failed { message: message.clone() } },
+                    )
+                };
+                ready.iter().map(failed).collect()
+            }
+        };
+        for (key, _, held) in ready {
+            self.sequences.insert(held_key(&key), held);
+        }
+        frames.into_iter().all(|(to, frame)| self.send(to, frame))
+    }
+
+    /// Turns a batch's output into frames: for the next stage, or from the last one to the drivers.
+    fn results(
+        &self,
+        ready: &mut [(FrameKey, Step, Held)],
+        rows: &[f32],
+        mut logits: Vec<f32>,
+    ) -> Vec<(NodeId, Frame)> {
+        let hparams = self.shard.hparams();
+        let (n_embd, n_vocab) = (hparams.n_embd, hparams.n_vocab);
+        let (mut row, mut wanted) = (0, 0);
+        let mut frames = Vec::with_capacity(ready.len());
+        for (key, step, held) in ready {
+            let n_tokens = step.tokens.len();
+            held.hash = extend_prefix_hash(held.hash, &step.tokens);
+            let position = step.position + u32::try_from(n_tokens).expect("a bounded step");
+            let frame = if let Some(next) = self.next {
+                let activations = rows[row * n_embd..(row + n_tokens) * n_embd].to_vec();
+                (next, Body::Step(Step { activations, ..step.clone() }))
+            } else {
+                let token = step.sampling.as_ref().map(|params| {
+                    let logits = &mut logits[wanted * n_vocab..(wanted + 1) * n_vocab];
+                    shoal_engine::sample(logits, params, held.sequence.tokens())
+                });
+                wanted += usize::from(token.is_some());
+                (key.driver, Body::Done { position, token })
+            };
+            row += n_tokens;
+            frames.push((frame.0, Frame { key: *key, body: frame.1 }));
+        }
+        frames
+    }
+
+    /// Takes the sequence of a step out of the map, cut back to where the step begins; or says why it cannot be computed.
+    fn take_sequence(&mut self, key: &FrameKey, step: &Step) -> Result<Held, Body> {
+        let mut held = match self.sequences.remove(&held_key(key)) {
+            Some(held) => held,
+            None if step.position > 0 => return Err(Body::Gap { have: 0 }),
+            None if self.sequences.len() >= SEQUENCES_MAX => {
+                let message =
+                    format!("{SEQUENCES_MAX} sequences are open on one stage, no more fit");
+                return Err(Body::Failed { message });
+            }
+            None => {
+                let sequence = Sequence::new(&self.shard, self.n_ctx)
+                    .map_err(|error| Body::Failed { message: error.to_string() })?;
+                Held { sequence, hash: EMPTY_PREFIX_HASH }
+            }
+        };
+        let n_held = held.sequence.tokens().len();
+        let position = step.position as usize;
+        let have = if position > n_held {
+            Some(n_held)
+        } else {
+            let hash = if position == n_held {
+                held.hash
+            } else {
+                prefix_hash(&held.sequence.tokens()[..position])
+            };
+            // The tokens differ somewhere: nothing of what is held can be trusted.
+            (hash != step.prefix_hash).then_some(0)
+        };
+        if let Some(have) = have {
+            held.sequence.truncate(have);
+            held.hash = prefix_hash(held.sequence.tokens());
+            self.sequences.insert(held_key(key), held);
+            return Err(Body::Gap { have: u32::try_from(have).expect("bounded by the context") });
+        }
+        held.sequence.truncate(position);
+        held.hash = step.prefix_hash;
+        Ok(held)
+    }
+
+    fn send(&self, to: NodeId, frame: Frame) -> bool {
+        self.outbox.blocking_send(Outgoing { to, frame }).is_ok()
+    }
+}

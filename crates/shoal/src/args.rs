@@ -1,0 +1,165 @@
+//! What the command line says, as plain data. Its documentation comments are the help.
+
+use std::{net::SocketAddr, path::PathBuf};
+
+use clap::{Parser, Subcommand};
+
+use crate::env;
+
+/// Turns the devices at hand into one LLM. Without a command: serve.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "shoal", version, args_conflicts_with_subcommands = true, after_help = EXIT_CODES)]
+pub(crate) struct Args {
+    #[command(subcommand)]
+    pub(crate) command: Option<Command>,
+    #[command(flatten)]
+    pub(crate) serve: ServeArgs,
+}
+
+const EXIT_CODES: &str = "\
+Exit codes:
+  0  done
+  1  failed, for a reason that the message gives
+  2  the command line is wrong
+  3  the model cannot be used: missing, damaged, or of a kind that is not supported
+  4  an address cannot be bound, or the running node cannot be reached
+  5  the cluster refused: wrong ticket or secret, or too few nodes
+  6  the prompt does not fit the context";
+
+#[derive(Debug, Clone, Subcommand)]
+pub(crate) enum Command {
+    /// Run a node: the API, the page and a share of the models that are placed
+    Serve(ServeArgs),
+    /// Answer a prompt on this device alone, or chat
+    Run(RunArgs),
+    /// Measure how fast a model runs on this device
+    Bench(BenchArgs),
+    /// Show the nodes of the cluster
+    Nodes(ClientArgs),
+    /// Spread a model over nodes of the cluster
+    Place(PlaceArgs),
+    /// Print a ticket that admits another device to the cluster
+    Invite(ClientArgs),
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ServeArgs {
+    /// Where the API and the page listen
+    #[arg(long, value_name = "ADDR", env = env::LISTEN, default_value = "127.0.0.1:52415")]
+    pub(crate) listen: SocketAddr,
+    /// Where this device's key, the cluster's secret and known peers are kept
+    #[arg(long, value_name = "DIR", env = env::DATA_DIR)]
+    pub(crate) data_dir: Option<PathBuf>,
+    /// The name of this device
+    #[arg(long, env = env::NAME)]
+    pub(crate) name: Option<String>,
+    /// Join a cluster with a ticket from `shoal invite`
+    #[arg(long, value_name = "TICKET")]
+    pub(crate) join: Option<String>,
+    /// Bind and send only on this network interface; can be given again
+    #[arg(long, value_name = "IF")]
+    pub(crate) interface: Vec<String>,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ComputeArgs {
+    /// Threads to compute with; all cores by default
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) threads: Option<u16>,
+    /// Positions that a conversation may use; by default what the model was trained for, at most 4096
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) context: Option<u32>,
+    /// Instruction set to compute with; the best of this CPU by default
+    #[arg(long, value_name = "NAME", env = env::ISA)]
+    pub(crate) isa: Option<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct RunArgs {
+    /// `demo`, or the path of a .gguf file
+    pub(crate) model: String,
+    /// What to say; without it, standard input if it is piped, else a chat
+    pub(crate) prompt: Option<String>,
+    /// The same seed gives the same answer; random by default
+    #[arg(long)]
+    pub(crate) seed: Option<u64>,
+    /// 0 always takes the most likely token
+    #[arg(long, default_value_t = 0.7)]
+    pub(crate) temperature: f32,
+    /// Consider only the N most likely tokens; 0 for all
+    #[arg(long, value_name = "N", default_value_t = 40)]
+    pub(crate) top_k: u32,
+    /// Consider only the most likely tokens up to this probability
+    #[arg(long, value_name = "P", default_value_t = 0.95)]
+    pub(crate) top_p: f32,
+    /// Drop tokens less likely than this share of the most likely one
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) min_p: f32,
+    /// Make tokens of the latest text less likely; 1 does nothing
+    #[arg(long, value_name = "X", default_value_t = 1.0)]
+    pub(crate) repeat_penalty: f32,
+    /// Generate at most N tokens
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) max_tokens: Option<u32>,
+    /// End the answer before this text; can be given again
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) stop: Vec<String>,
+    /// Continue the prompt as it stands, without the model's chat template
+    #[arg(long)]
+    pub(crate) raw: bool,
+    /// Print speeds to standard error at the end
+    #[arg(long)]
+    pub(crate) stats: bool,
+    #[command(flatten)]
+    pub(crate) compute: ComputeArgs,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// `demo`, or the path of a .gguf file
+    pub(crate) model: String,
+    /// Tokens of the prompt; 0 to leave it out
+    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
+    pub(crate) prompt: usize,
+    /// Tokens to generate; 0 to leave it out
+    #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
+    pub(crate) generate: usize,
+    /// Numbers of threads, with commas between; all cores by default
+    #[arg(short = 't', long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=512))]
+    pub(crate) threads: Vec<u16>,
+    /// Measurements of each
+    #[arg(short = 'r', long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) repeat: u16,
+    /// Instruction set to compute with; the best of this CPU by default
+    #[arg(long, value_name = "NAME", env = env::ISA)]
+    pub(crate) isa: Option<String>,
+    /// Print one JSON object for each number of threads
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClientArgs {
+    /// Address of the running node
+    #[arg(long, value_name = "ADDR", env = env::LISTEN, default_value = "127.0.0.1:52415")]
+    pub(crate) node: SocketAddr,
+    /// Print the node's own JSON
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct PlaceArgs {
+    /// `demo`, or the path of a .gguf file that every node has
+    pub(crate) model: String,
+    /// How many nodes share the model
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    pub(crate) nodes: u16,
+    /// Positions that a conversation may use
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) context: Option<u32>,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}

@@ -1,0 +1,174 @@
+//! Commands that talk to a running node: `nodes`, `place`, `invite`.
+
+use std::{io::Write, net::SocketAddr, time::Duration};
+
+use anyhow::{Context, anyhow};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use crate::{
+    args::{ClientArgs, PlaceArgs},
+    failure::Failure,
+};
+
+/// Longest wait for the node: placing a model makes every node open its file.
+const TIMEOUT: Duration = Duration::from_secs(90);
+
+#[derive(Debug, Deserialize)]
+struct State {
+    nodes: Vec<NodeView>,
+    instances: Vec<InstanceView>,
+}
+
+#[derive(Debug, Deserialize)]
+struct NodeView {
+    id: String,
+    name: String,
+    liveness: String,
+    is_self: bool,
+    rtt_ms: Option<f64>,
+    memory_bytes: u64,
+    isa: String,
+    software: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct InstanceView {
+    id: String,
+    model: String,
+    state: String,
+    n_ctx: u32,
+    placement: Vec<StageView>,
+}
+
+#[derive(Debug, Deserialize)]
+struct StageView {
+    node: String,
+    layers: [u32; 2],
+}
+
+pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
+    let body = ask(args.node, "GET", "/state", None)?;
+    if args.json {
+        return print(&format!("{body}\n"));
+    }
+    let state: State = parse(body)?;
+    let mut text = format!(
+        "{:<20} {:<10} {:<8} {:>8} {:>9}  {:<12} {}\n",
+        "NAME", "ID", "STATE", "RTT", "MEMORY", "COMPUTES", "VERSION"
+    );
+    for node in &state.nodes {
+        let rtt = match (node.is_self, node.rtt_ms) {
+            (true, _) => "here".to_owned(),
+            (false, Some(ms)) => format!("{ms:.1} ms"),
+            (false, None) => "-".to_owned(),
+        };
+        text.push_str(&format!(
+            "{:<20} {:<10} {:<8} {:>8} {:>6.1} GB  {:<12} {}\n",
+            node.name,
+            short(&node.id),
+            node.liveness,
+            rtt,
+            node.memory_bytes as f64 / 1e9,
+            node.isa,
+            node.software,
+        ));
+    }
+    for instance in &state.instances {
+        text.push_str(&describe(instance, &state.nodes));
+    }
+    print(&text)
+}
+
+pub(crate) fn place(args: &PlaceArgs) -> Result<(), Failure> {
+    // A relative path means nothing to a node that runs elsewhere.
+    let model = match std::path::Path::new(&args.model).canonicalize() {
+        Ok(path) if path.is_file() => path.to_string_lossy().into_owned(),
+        _ => args.model.clone(),
+    };
+    let request = json!({"model": model, "nodes": args.nodes, "context": args.context});
+    let body = ask(args.client.node, "POST", "/place_instance", Some(&request))?;
+    if args.client.json {
+        return print(&format!("{body}\n"));
+    }
+    let instance: InstanceView = parse(body)?;
+    let state: State = parse(ask(args.client.node, "GET", "/state", None)?)?;
+    print(&describe(&instance, &state.nodes))
+}
+
+pub(crate) fn invite(args: &ClientArgs) -> Result<(), Failure> {
+    let body = ask(args.node, "POST", "/invite", Some(&json!({})))?;
+    if args.json {
+        return print(&format!("{body}\n"));
+    }
+    let ticket = body["ticket"].as_str().context("the node sent no ticket")?;
+    print(&format!("{ticket}\n"))
+}
+
+fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
+    let name = |id: &str| {
+        let node = nodes.iter().find(|node| node.id == id);
+        node.map_or_else(|| short(id).to_owned(), |node| node.name.clone())
+    };
+    let stages: Vec<String> = instance
+        .placement
+        .iter()
+        .map(|stage| format!("{} {}..{}", name(&stage.node), stage.layers[0], stage.layers[1]))
+        .collect();
+    format!(
+        "{} ({}), context {}, {}: {}\n",
+        instance.model,
+        instance.id,
+        instance.n_ctx,
+        instance.state,
+        stages.join(" -> ")
+    )
+}
+
+fn short(id: &str) -> &str {
+    id.get(..10).unwrap_or(id)
+}
+
+fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Failure> {
+    Ok(serde_json::from_value(body)
+        .context("the node's answer is not understood: another version?")?)
+}
+
+fn print(text: &str) -> Result<(), Failure> {
+    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+}
+
+/// Sends a request to the node and returns the JSON that it answers with.
+fn ask(node: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
+    let agent: ureq::Agent = ureq::Agent::config_builder()
+        .timeout_global(Some(TIMEOUT))
+        .http_status_as_error(false)
+        .proxy(None)
+        .build()
+        .into();
+    let url = format!("http://{node}{path}");
+    let sent = match body {
+        Some(body) => agent.post(&url).send_json(body),
+        None => agent.get(&url).call(),
+    };
+    let mut response = sent.map_err(|error| {
+        let error = anyhow::Error::from(error).context(format!("{method} {url}"));
+        Failure::new(error, Failure::ADDRESS)
+            .hint("is the node running? start it with `shoal`, or name it with --node")
+    })?;
+    let status = response.status();
+    let value: Value = response
+        .body_mut()
+        .read_json()
+        .with_context(|| format!("{method} {url}: status {status} and no JSON"))?;
+    if status.is_success() {
+        return Ok(value);
+    }
+    let message = value["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
+    let code = match value["error"]["code"].as_str() {
+        Some("model_not_found" | "model_unusable") => Failure::MODEL,
+        Some("cluster_refused") => Failure::CLUSTER,
+        _ => 1,
+    };
+    Err(Failure::new(anyhow!(message), code))
+}

@@ -1,0 +1,92 @@
+//! `shoal serve`: a node, its API and its page, until it is told to end.
+
+use std::{io::Write, path::PathBuf};
+
+use anyhow::Context;
+use etcetera::BaseStrategy;
+use shoal_node::{Config, NetworkConfig, Node};
+use tokio_util::sync::CancellationToken;
+use tracing::info;
+
+use crate::{args::ServeArgs, failure::Failure};
+
+/// UDP port that a node takes if it is free, so that the addresses which peers remember stay true.
+const PEER_PORT: u16 = 52415;
+
+pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
+    let data_dir = match args.data_dir {
+        Some(dir) => dir,
+        None => default_data_dir()?,
+    };
+    // The port is bound first: a second node on one machine should say so before it does anything else.
+    let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|error| {
+        let error = anyhow::Error::from(error).context(format!("cannot listen on {}", args.listen));
+        Failure::new(error, Failure::ADDRESS)
+            .hint("another node may run already; choose another address with --listen")
+    })?;
+    let address = listener.local_addr()?;
+    let node = Node::start(Config {
+        name: args.name.unwrap_or_else(device_name),
+        data_dir: Some(data_dir),
+        network: Some(NetworkConfig {
+            interfaces: args.interface,
+            port: PEER_PORT,
+            join: args.join,
+        }),
+        n_threads: args.compute.threads.map(usize::from),
+        n_ctx: args.compute.context,
+        isa: args.compute.isa,
+    })
+    .await?;
+    let placed = node.place("demo", 1, None).await;
+    if let Err(error) = placed {
+        node.shutdown().await;
+        return Err(error.into());
+    }
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "Shoal is ready: http://{address}")?;
+    out.flush()?;
+    drop(out);
+    let cancel = CancellationToken::new();
+    let on_signal = cancel.clone();
+    let signals = async move {
+        wait_for_signal().await;
+        info!("ending");
+        on_signal.cancel();
+    };
+    let router = shoal_api::router(node.clone(), address);
+    let (served, ()) = tokio::join!(shoal_api::serve(listener, router, cancel), signals);
+    node.shutdown().await;
+    served.context("the API ended").map_err(Failure::from)
+}
+
+/// Waits for Ctrl-C or SIGTERM.
+async fn wait_for_signal() {
+    let interrupt = tokio::signal::ctrl_c();
+    #[cfg(unix)]
+    {
+        use tokio::signal::unix::{SignalKind, signal};
+        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
+            tokio::select! {
+                _ = interrupt => {}
+                _ = terminate.recv() => {}
+            }
+            return;
+        }
+    }
+    let _ = interrupt.await;
+}
+
+fn default_data_dir() -> Result<PathBuf, Failure> {
+    let strategy = etcetera::choose_base_strategy().context("no home directory; use --data-dir")?;
+    Ok(strategy.data_dir().join("shoal"))
+}
+
+/// The host's name, or a plain word.
+fn device_name() -> String {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    match name.trim() {
+        "" | "localhost" => "device".to_owned(),
+        name => name.to_owned(),
+    }
+}

@@ -1,0 +1,105 @@
+//! Promise 1, one answer: the same bytes with any number of threads, any instruction set, alone or beside others.
+
+use crate::process::{NodeProcess, shoal, stdout};
+
+const QUESTION: &str = "What is Shoal?";
+
+fn run(extra: &[&str]) -> String {
+    let mut args = vec!["run", "demo", QUESTION, "--seed", "7", "--max-tokens", "48"];
+    args.extend(extra);
+    stdout(&args)
+}
+
+#[test]
+fn the_demonstration_model_answers() {
+    let answer = stdout(&["run", "demo", QUESTION, "--temperature", "0"]);
+    assert!(answer.contains("Shoal"), "{answer}");
+    assert!(answer.ends_with('\n') && !answer.contains("<|"), "{answer}");
+}
+
+#[test]
+fn threads_and_instruction_sets_do_not_change_a_byte() {
+    for temperature in ["0", "1"] {
+        let expected = run(&["--temperature", temperature, "--threads", "1", "--isa", "scalar"]);
+        for extra in [&["--threads", "1"][..], &["--threads", "2"], &["--threads", "5"]] {
+            let args = [&["--temperature", temperature], extra].concat();
+            assert_eq!(run(&args), expected, "{args:?}");
+        }
+    }
+}
+
+#[test]
+fn the_seed_decides() {
+    let answers: Vec<String> = (0..4)
+        .map(|seed: u32| {
+            let seed = seed.to_string();
+            stdout(&[
+                "run",
+                "demo",
+                QUESTION,
+                "--temperature",
+                "2",
+                "--top-k",
+                "0",
+                "--top-p",
+                "1",
+                "--seed",
+                &seed,
+                "--max-tokens",
+                "24",
+            ])
+        })
+        .collect();
+    assert!(answers.iter().any(|answer| *answer != answers[0]), "{answers:?}");
+}
+
+#[test]
+fn piped_input_is_the_prompt() {
+    use std::{io::Write, process::Stdio};
+
+    let mut child = shoal(&["run", "demo", "--temperature", "0"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the program starts");
+    let mut stdin = child.stdin.take().expect("piped above");
+    stdin.write_all(QUESTION.as_bytes()).expect("it reads");
+    drop(stdin);
+    let output = child.wait_with_output().expect("it ends");
+    let answer = String::from_utf8(output.stdout).expect("UTF-8");
+    assert_eq!(answer, stdout(&["run", "demo", QUESTION, "--temperature", "0"]));
+}
+
+#[test]
+fn a_request_gives_the_same_bytes_beside_three_others() {
+    let node = NodeProcess::start("one", &[]);
+    let questions = [QUESTION, "How do I add a phone?", "Hello!", "Why does the WiFi matter?"];
+    let alone: Vec<String> = questions.iter().map(|question| node.chat(question, 1.0, 3)).collect();
+    let together: Vec<String> = std::thread::scope(|scope| {
+        let chat = |question| scope.spawn(|| node.chat(question, 1.0, 3));
+        let chats: Vec<_> = questions.iter().map(chat).collect();
+        chats.into_iter().map(|chat| chat.join().expect("it answers")).collect()
+    });
+    assert_eq!(together, alone);
+}
+
+#[test]
+fn stats_go_to_standard_error_as_one_line() {
+    let output = crate::process::output(&["run", "demo", QUESTION, "--stats", "--seed", "1"]);
+    let stderr = String::from_utf8(output.stderr).expect("UTF-8");
+    let stats: Vec<&str> = stderr.lines().filter(|line| line.contains("tokens/s")).collect();
+    assert_eq!(stats.len(), 1, "{stderr}");
+}
+
+#[test]
+fn bench_prints_json_that_tools_can_read() {
+    let text = stdout(&["bench", "demo", "-p", "16", "-n", "4", "-t", "1,2", "-r", "2", "--json"]);
+    let results: Vec<serde_json::Value> =
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(results.len(), 2);
+    for (result, n_threads) in results.iter().zip([1, 2]) {
+        assert_eq!(result["n_threads"], n_threads);
+        assert_eq!(result["prompt_per_s"].as_array().expect("a list").len(), 2);
+        assert!(result["generate_per_s_median"].as_f64().expect("a number") > 0.0);
+    }
+}
