@@ -8,7 +8,9 @@ use super::shape::{Arch, Rope, Shape};
 pub(crate) enum Role {
     TokenEmbd,
     Output,
-    /// Weights of an RMSNorm.
+    /// Weights of the RMSNorm before the output.
+    OutputNorm,
+    /// Weights of any other RMSNorm.
     Norm,
     AttnQ,
     AttnK,
@@ -50,7 +52,7 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<Tensor> {
     if !shape.is_tied {
         list.push("output.weight", Role::Output, &[n_vocab, n_embd]);
     }
-    list.push("output_norm.weight", Role::Norm, &[n_embd]);
+    list.push("output_norm.weight", Role::OutputNorm, &[n_embd]);
     match shape.rope {
         Rope::Plain => {}
         Rope::Llama3 { .. } => list.push("rope_freqs.weight", Role::RopeFreqs, &[n_rot_half]),

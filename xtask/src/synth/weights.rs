@@ -24,6 +24,10 @@ const POOL_LEN: u64 = 1 << 21;
 /// Elements that one thread makes at a time, a multiple of every block size.
 const CHUNK_LEN: u64 = 1 << 18;
 
+/// Deviation of the logits: predictions that are neither certain nor level. A KL divergence grows with its
+/// square.
+const LOGITS_DEVIATION: f32 = 1.5;
+
 /// Makes the weights of one model. Clones share their pools.
 #[derive(Debug, Clone)]
 pub(crate) struct Weights {
@@ -75,16 +79,20 @@ impl Weights {
 fn distribution(shape: &Shape, tensor: &Tensor) -> (f32, f32) {
     let n_in = *tensor.shape.last().expect("every tensor here has a dimension") as f32;
     match tensor.role {
-        Role::Norm => (1.0, 0.1),
+        // The product of a tied embedding with itself must not make each token predict itself: weights of
+        // mean zero leave it as random as any other.
+        Role::OutputNorm if shape.is_tied => (0.0, LOGITS_DEVIATION / n_in.sqrt()),
+        Role::OutputNorm | Role::Norm => (1.0, 0.1),
         Role::BiasQk => (0.0, 0.5),
         Role::BiasV => (0.0, 0.1),
         // Scores of deviation 2: attention that looks at some positions more than at others.
         Role::AttnQ | Role::AttnK => (0.0, 1.4 / n_in.sqrt()),
-        // Logits of deviation 2.5, as trained models have. A tied embedding must have the same scale. It is
-        // small beside what the layers add, or every token would predict itself.
-        Role::Output => (0.0, 2.5 / n_in.sqrt()),
-        Role::TokenEmbd if shape.is_tied => (0.0, 2.5 / n_in.sqrt()),
-        Role::TokenEmbd => (0.0, 0.5),
+        Role::Output => (0.0, LOGITS_DEVIATION / n_in.sqrt()),
+        Role::TokenEmbd => (0.0, 1.0),
+        // All layers together add as much as the embedding is (the initialisation of GPT-2). Were each to
+        // add that much, rounding would grow from layer to layer, which it does not in trained models: two
+        // correct engines would differ by more than 1e-3 in KL divergence.
+        Role::AttnOutput | Role::FfnDown => (0.0, 1.0 / (n_in * 2.0 * shape.n_layer as f32).sqrt()),
         _ => (0.0, 1.0 / n_in.sqrt()),
     }
 }
