@@ -83,7 +83,7 @@ pub enum Body {
         /// For the user.
         message: String,
     },
-    /// Driver → every stage: forget the sequence.
+    /// Driver → stage 0 → each next stage: forget the sequence. It travels the way of the steps, so that it overtakes none.
     Close,
 }
 
