@@ -128,9 +128,7 @@ async fn shake(
         .map_err(|_| fail(format!("no TLS handshake within {:?}", timing.handshake)))?
         .map_err(|error| fail(error.to_string()))?;
     let plane = Plane::from_alpn(quic.alpn()).ok_or_else(|| fail("unknown protocol".to_owned()))?;
-    handshake::respond(quic, me, &key, plane, timing.handshake)
-        .await
-        .map_err(|error| fail(error.to_string()))
+    handshake::respond(quic, me, &key, plane, timing).await.map_err(|error| fail(error.to_string()))
 }
 
 /// Says once per address and minute that strangers are at the door.
@@ -153,5 +151,32 @@ impl FailureLog {
         }
         self.last.insert(from, now);
         true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from(last_byte: u8) -> Option<IpAddr> {
+        Some(IpAddr::from([10, 0, 0, last_byte]))
+    }
+
+    #[test]
+    fn an_address_is_logged_once_a_minute() {
+        let (mut log, start) = (FailureLog::default(), Instant::now());
+        assert!(log.is_due(from(1), start));
+        assert!(!log.is_due(from(1), start + LOG_INTERVAL / 2));
+        assert!(log.is_due(from(2), start + LOG_INTERVAL / 2));
+        assert!(log.is_due(from(1), start + LOG_INTERVAL));
+    }
+
+    #[test]
+    fn a_crowd_of_addresses_neither_floods_the_log_nor_grows_it() {
+        let (mut log, start) = (FailureLog::default(), Instant::now());
+        let crowd = (0..10_000_u32).map(|ip| Some(IpAddr::from(ip.to_be_bytes())));
+        let n_logged = crowd.filter(|ip| log.is_due(*ip, start)).count();
+        assert_eq!((n_logged, log.last.len()), (MAX_LOGGED, MAX_LOGGED));
+        assert!(log.is_due(from(1), start + LOG_INTERVAL), "room again after a minute");
     }
 }

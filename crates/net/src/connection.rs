@@ -18,10 +18,6 @@ use crate::{CloseReason, Error, FrameReceiver, FrameSender, Plane};
 const MAX_REQUESTS: u32 = 64;
 /// Bytes that a member may have under way on one connection: a window of 16 MiB fills 1 Gbit/s at 130 ms.
 const RECEIVE_WINDOW: u32 = 16 * 1024 * 1024;
-/// Time that a request may take to arrive once its stream is open, and a response to leave: far more than 1 MiB needs on
-/// any link on which inference makes sense.
-const MESSAGE_TIMEOUT: Duration = Duration::from_secs(10);
-
 /// Codes that this side closes connections and streams with.
 pub(crate) mod code {
     pub(crate) const GOODBYE: u32 = 0;
@@ -41,6 +37,8 @@ struct Inner {
     quic: iroh::endpoint::Connection,
     peer: NodeId,
     plane: Plane,
+    /// See [`Timing`](crate::Timing).
+    transfer: Duration,
     /// Requests whose bytes are arriving. Reading them side by side keeps a slow one from holding up the others, and a
     /// dropped `next_request` from losing one.
     arriving: Mutex<JoinSet<Result<(Request, Responder), Error>>>,
@@ -48,13 +46,18 @@ struct Inner {
 
 impl Connection {
     /// Takes over a connection whose peer has proved its membership, and opens the windows that strangers find closed.
-    pub(crate) fn admitted(quic: iroh::endpoint::Connection, peer: NodeId, plane: Plane) -> Self {
+    pub(crate) fn admitted(
+        quic: iroh::endpoint::Connection,
+        peer: NodeId,
+        plane: Plane,
+        transfer: Duration,
+    ) -> Self {
         quic.set_receive_window(VarInt::from_u32(RECEIVE_WINDOW));
         match plane {
             Plane::Control => quic.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_REQUESTS)),
             Plane::Data => quic.set_max_concurrent_uni_streams(VarInt::from_u32(1)),
         }
-        Self { inner: Arc::new(Inner { quic, peer, plane, arriving: Mutex::default() }) }
+        Self { inner: Arc::new(Inner { quic, peer, plane, transfer, arriving: Mutex::default() }) }
     }
 
     /// The node at the other end.
@@ -127,7 +130,7 @@ impl Connection {
         }
         let opened = self.inner.quic.open_bi().await;
         let (send, mut receive) = opened.map_err(|error| self.ended(&error))?;
-        MessageSender(send)
+        MessageSender::new(send)
             .send(message)
             .await
             .map_err(|error| self.write_error(&error, "a request"))?;
@@ -156,7 +159,8 @@ impl Connection {
                 opened = self.inner.quic.accept_bi() => {
                     let (send, receive) = opened.map_err(|error| self.ended(&error))?;
                     let peer = self.peer();
-                    arriving.spawn(read_request(peer, MessageSender(send), receive));
+                    let responder = Responder { peer, transfer: self.transfer(), send: MessageSender::new(send) };
+                    arriving.spawn(read_request(responder, receive));
                 }
             }
         }
@@ -169,9 +173,9 @@ impl Connection {
     /// If the connection ends.
     pub async fn frame_sender(&self) -> Result<FrameSender, Error> {
         self.expect_plane(Plane::Data)?;
-        let opened = time::timeout(MESSAGE_TIMEOUT, self.inner.quic.open_uni()).await;
+        let opened = time::timeout(self.transfer(), self.inner.quic.open_uni()).await;
         let stream =
-            opened.map_err(|_| self.timed_out("room for a frame stream", MESSAGE_TIMEOUT))?;
+            opened.map_err(|_| self.timed_out("room for a frame stream", self.transfer()))?;
         Ok(FrameSender::new(self.clone(), stream.map_err(|error| self.ended(&error))?))
     }
 
@@ -186,6 +190,10 @@ impl Connection {
 
     pub(crate) async fn accept_frames(&self) -> Result<RecvStream, Error> {
         self.inner.quic.accept_uni().await.map_err(|error| self.ended(&error))
+    }
+
+    pub(crate) fn transfer(&self) -> Duration {
+        self.inner.transfer
     }
 
     fn expect_plane(&self, expected: Plane) -> Result<(), Error> {
@@ -233,6 +241,7 @@ impl fmt::Debug for Connection {
 /// Answers one request. Dropped without an answer, it tells the peer that there will be none.
 pub struct Responder {
     peer: NodeId,
+    transfer: Duration,
     send: MessageSender,
 }
 
@@ -243,17 +252,13 @@ impl Responder {
     /// If the response is too long, the peer no longer waits for it, or the connection ends.
     pub async fn respond(self, response: &Response) -> Result<(), Error> {
         let message = control::encode(response);
-        let peer = self.peer;
+        let Self { peer, transfer, send } = self;
         if message.len() > MAX_MESSAGE_BYTES {
             return Err(Error::TooLong { peer, max: MAX_MESSAGE_BYTES });
         }
-        let sent = time::timeout(MESSAGE_TIMEOUT, self.send.send(message)).await;
-        sent.map_err(|_| Error::TimedOut {
-            peer,
-            awaited: "room for a response",
-            after: MESSAGE_TIMEOUT,
-        })?
-        .map_err(|error| write_error(peer, &error, "a response"))
+        let sent = time::timeout(transfer, send.send(message)).await;
+        sent.map_err(|_| Error::TimedOut { peer, awaited: "room for a response", after: transfer })?
+            .map_err(|error| write_error(peer, &error, "a response"))
     }
 }
 
@@ -264,20 +269,17 @@ impl fmt::Debug for Responder {
 }
 
 async fn read_request(
-    peer: NodeId,
-    send: MessageSender,
+    responder: Responder,
     mut receive: RecvStream,
 ) -> Result<(Request, Responder), Error> {
-    let responder = Responder { peer, send };
-    let message = time::timeout(MESSAGE_TIMEOUT, receive.read_to_end(MAX_MESSAGE_BYTES)).await;
+    let Responder { peer, transfer: after, .. } = responder;
+    let message = time::timeout(after, receive.read_to_end(MAX_MESSAGE_BYTES)).await;
     let request = match message {
         Ok(Ok(message)) => {
             control::decode(&message).map_err(|source| Error::Control { peer, source })
         }
         Ok(Err(error)) => Err(read_to_end_error(peer, &error)),
-        Err(_) => {
-            Err(Error::TimedOut { peer, awaited: "end of a request", after: MESSAGE_TIMEOUT })
-        }
+        Err(_) => Err(Error::TimedOut { peer, awaited: "end of a request", after }),
     };
     match request {
         Ok(request) => Ok((request, responder)),
@@ -295,21 +297,28 @@ async fn read_request(
 
 /// The sending half of a stream that carries one message. Dropped before the message is complete, it resets the stream, so
 /// that the peer never takes a part for the whole.
-struct MessageSender(SendStream);
+struct MessageSender(Option<SendStream>);
 
 impl MessageSender {
+    fn new(stream: SendStream) -> Self {
+        Self(Some(stream))
+    }
+
     async fn send(mut self, message: Vec<u8>) -> Result<(), WriteError> {
-        self.0.write_chunk(Bytes::from(message)).await?;
-        // A stream that the peer has stopped is as finished as it can be.
-        let _ = self.0.finish();
+        let stream = self.0.as_mut().expect("taken only when the message is complete");
+        stream.write_chunk(Bytes::from(message)).await?;
+        // Dropping the stream itself finishes it.
+        self.0 = None;
         Ok(())
     }
 }
 
 impl Drop for MessageSender {
     fn drop(&mut self) {
-        // Fails if the message is complete, and then does nothing.
-        let _ = self.0.reset(VarInt::from_u32(code::GOODBYE));
+        if let Some(stream) = &mut self.0 {
+            // A stream that the peer has stopped or that died with its connection needs no reset.
+            let _ = stream.reset(VarInt::from_u32(code::GOODBYE));
+        }
     }
 }
 

@@ -75,6 +75,9 @@ pub struct Timing {
     pub idle: Duration,
     /// Silence after which this side makes a sound: several fit into `idle`, so that one lost packet ends nothing.
     pub keep_alive: Duration,
+    /// For one request, response or frame to pass, once it has begun: far more than any of them needs on a link on which
+    /// inference makes sense, so whoever takes longer does not read, or sends drop by drop.
+    pub transfer: Duration,
 }
 
 impl Default for Timing {
@@ -84,6 +87,7 @@ impl Default for Timing {
             handshake: Duration::from_secs(5),
             idle: Duration::from_secs(6),
             keep_alive: Duration::from_secs(1),
+            transfer: Duration::from_secs(30),
         }
     }
 }
@@ -199,7 +203,7 @@ impl Endpoint {
             after: timing.connect,
         })?;
         let quic = dialled.map_err(|error| connect_error(peer, addrs, plane, error))?;
-        handshake::initiate(quic, *id, key, plane, timing.handshake).await
+        handshake::initiate(quic, *id, key, plane, *timing).await
     }
 
     /// Waits for the next connection from a member; `None` once the endpoint is closed.

@@ -1,6 +1,6 @@
 //! The data plane's streams: frames in order, one stream per direction for as long as the connection lives.
 
-use std::{fmt, time::Duration};
+use std::fmt;
 
 use bytes::{Buf as _, Bytes};
 use iroh::endpoint::{RecvStream, SendStream};
@@ -9,9 +9,6 @@ use tokio::time::{self, Instant};
 
 use crate::{Connection, Error, connection::code};
 
-/// Time that one frame may take. A frozen phone is silent for some seconds and comes back; after this long its peer
-/// is gone or does not read.
-const FRAME_TIMEOUT: Duration = Duration::from_secs(30);
 /// Memory that a header alone is worth; beyond it the payload's buffer grows with what really arrives.
 const FIRST_PAYLOAD_BYTES: usize = 64 * 1024;
 
@@ -35,15 +32,17 @@ impl FrameSender {
 
     /// Hands a frame to the transport; waits while the peer reads too slowly.
     ///
-    /// A future that is dropped midway never damages the stream: the next call sends the rest of its frame first.
+    /// A future that is dropped midway never damages the stream: its frame is sent as a whole or not at all, and if it was
+    /// begun, the next call sends the rest first.
     ///
     /// # Errors
-    /// If the connection ends, the peer refuses more frames, or the transport takes no bytes for 30 s.
+    /// If the connection ends, the peer refuses more frames, or the transport has not taken the frame
+    /// within [`Timing::transfer`](crate::Timing).
     ///
     /// # Panics
     /// If the frame breaks the bounds of [`Frame::encode`].
     pub async fn send(&mut self, frame: &Frame) -> Result<(), Error> {
-        let deadline = Instant::now() + FRAME_TIMEOUT;
+        let deadline = Instant::now() + self.connection.transfer();
         self.send_rest(deadline).await?;
         self.unsent = Bytes::from(frame.encode());
         self.send_rest(deadline).await
@@ -57,7 +56,7 @@ impl FrameSender {
                 .map_err(|_| Error::TimedOut {
                     peer: self.connection.peer(),
                     awaited: "room for a frame",
-                    after: FRAME_TIMEOUT,
+                    after: self.connection.transfer(),
                 })?
                 .map_err(|error| self.connection.write_error(&error, "this node's frames"))?;
             self.unsent.advance(n_bytes);
@@ -108,7 +107,8 @@ impl FrameReceiver {
     /// loses nothing.
     ///
     /// # Errors
-    /// If the connection or the stream ends inside a frame, or the frame is unreadable or takes longer than 30 s.
+    /// If the connection or the stream ends inside a frame, or the frame is unreadable or takes longer than
+    /// [`Timing::transfer`](crate::Timing).
     pub async fn recv(&mut self) -> Result<Option<Frame>, Error> {
         let received = self.next_frame().await;
         match &received {
@@ -139,12 +139,15 @@ impl FrameReceiver {
                     read.map_err(|_| Error::TimedOut {
                         peer,
                         awaited: "end of a frame",
-                        after: FRAME_TIMEOUT,
+                        after: self.connection.transfer(),
                     })??
                 }
             };
             match (read, self.missing_bytes()) {
-                (true, _) => self.deadline = self.deadline.or(Some(Instant::now() + FRAME_TIMEOUT)),
+                (true, _) => {
+                    self.deadline =
+                        self.deadline.or(Some(Instant::now() + self.connection.transfer()))
+                }
                 (false, None) => return Ok(None),
                 (false, Some(missing)) => {
                     return Err(Error::CutFrame { peer: self.connection.peer(), missing });

@@ -21,7 +21,7 @@ use shoal_proto::NodeId;
 use tokio::time;
 
 use crate::{
-    ClusterSecret, Connection, Error, Plane,
+    ClusterSecret, Connection, Error, Plane, Timing,
     connection::{self, code},
     key_file,
 };
@@ -85,9 +85,9 @@ pub(crate) async fn initiate(
     me: NodeId,
     key: &MembershipKey,
     plane: Plane,
-    timeout: time::Duration,
+    timing: Timing,
 ) -> Result<Connection, Error> {
-    bounded(quic, me, key, plane, timeout, Role::Initiator).await
+    bounded(quic, me, key, plane, timing, Role::Initiator).await
 }
 
 /// Checks the proof of the node that dialled, then proves membership to it.
@@ -96,9 +96,9 @@ pub(crate) async fn respond(
     me: NodeId,
     key: &MembershipKey,
     plane: Plane,
-    timeout: time::Duration,
+    timing: Timing,
 ) -> Result<Connection, Error> {
-    bounded(quic, me, key, plane, timeout, Role::Responder).await
+    bounded(quic, me, key, plane, timing, Role::Responder).await
 }
 
 async fn bounded(
@@ -106,22 +106,22 @@ async fn bounded(
     me: NodeId,
     key: &MembershipKey,
     plane: Plane,
-    timeout: time::Duration,
+    timing: Timing,
     role: Role,
 ) -> Result<Connection, Error> {
     let peer = NodeId(*quic.remote_id().as_bytes());
     let side = Side { quic: &quic, peer, key, plane };
     let shaken = match role {
-        Role::Initiator => time::timeout(timeout, side.initiate(me)).await,
-        Role::Responder => time::timeout(timeout, side.respond(me)).await,
+        Role::Initiator => time::timeout(timing.handshake, side.initiate(me)).await,
+        Role::Responder => time::timeout(timing.handshake, side.respond(me)).await,
     };
     let result = shaken.unwrap_or(Err(Error::TimedOut {
         peer,
         awaited: "membership handshake",
-        after: timeout,
+        after: timing.handshake,
     }));
     let (code, reason) = match &result {
-        Ok(()) => return Ok(Connection::admitted(quic, peer, plane)),
+        Ok(()) => return Ok(Connection::admitted(quic, peer, plane, timing.transfer)),
         Err(Error::WrongSecret { .. }) => (code::WRONG_SECRET, "wrong cluster secret"),
         Err(Error::TimedOut { .. }) => (code::TOO_LATE, "no membership proof in time"),
         Err(_) => (code::PROTOCOL, "broken membership handshake"),
@@ -252,5 +252,63 @@ impl Side<'_> {
 
     fn write_error(&self, error: &WriteError) -> Error {
         connection::write_error(self.peer, error, "the handshake")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn a_proof_binds_everything_that_it_names() {
+        let key = MembershipKey::new(&ClusterSecret::from_bytes([1; 32]));
+        let session = Session {
+            plane: Plane::Control,
+            initiator: NodeId([1; 32]),
+            responder: NodeId([2; 32]),
+            nonce_initiator: [3; 32],
+            nonce_responder: [4; 32],
+            exporter: [5; 32],
+        };
+        let changed = |change: fn(&mut Session)| {
+            let mut session = session.clone();
+            change(&mut session);
+            session.mac(&key, Role::Initiator)
+        };
+        let other_key = MembershipKey::new(&ClusterSecret::from_bytes([9; 32]));
+        let proofs = [
+            changed(|_| {}),
+            changed(|session| session.plane = Plane::Data),
+            changed(|session| session.initiator = NodeId([9; 32])),
+            changed(|session| session.responder = NodeId([9; 32])),
+            changed(|session| std::mem::swap(&mut session.initiator, &mut session.responder)),
+            changed(|session| session.nonce_initiator = [9; 32]),
+            changed(|session| session.nonce_responder = [9; 32]),
+            changed(|session| session.exporter = [9; 32]),
+            session.mac(&key, Role::Responder),
+            session.mac(&other_key, Role::Initiator),
+        ];
+        let distinct: HashSet<_> = proofs.iter().map(|proof| *proof.as_bytes()).collect();
+        assert_eq!(distinct.len(), proofs.len());
+    }
+
+    #[test]
+    fn the_bytes_of_a_proof_are_frozen() {
+        let session = Session {
+            plane: Plane::Data,
+            initiator: NodeId([1; 32]),
+            responder: NodeId([2; 32]),
+            nonce_initiator: [3; 32],
+            nonce_responder: [4; 32],
+            exporter: [5; 32],
+        };
+        let key = MembershipKey::new(&ClusterSecret::from_bytes([6; 32]));
+        let proof = session.mac(&key, Role::Responder);
+        assert_eq!(
+            proof.to_hex().as_str(),
+            "962d0797f7368e6ff9fbc5fea0bbb1a8b846307c7041aa6544f85bc76b4bde19"
+        );
     }
 }

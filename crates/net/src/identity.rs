@@ -16,7 +16,7 @@ impl Identity {
     /// # Errors
     /// If the system has no randomness.
     pub fn generate() -> Result<Self, Error> {
-        key_file::random().map(|bytes| Self(iroh::SecretKey::from_bytes(&bytes)))
+        key_file::random().map(|bytes| Self::from_bytes(&bytes))
     }
 
     /// Reads the key from a file of mode 0600, or generates one and writes it there.
@@ -24,7 +24,11 @@ impl Identity {
     /// # Errors
     /// If the file is malformed, or cannot be read or written.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
-        key_file::load_or_create(path).map(|bytes| Self(iroh::SecretKey::from_bytes(&bytes)))
+        key_file::load_or_create(path).map(|bytes| Self::from_bytes(&bytes))
+    }
+
+    pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Self {
+        Self(iroh::SecretKey::from_bytes(bytes))
     }
 
     /// The public half.

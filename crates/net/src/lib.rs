@@ -29,6 +29,9 @@ mod plane;
 mod secret;
 mod ticket;
 
+#[cfg(test)]
+mod tests;
+
 pub use connection::{Connection, Responder};
 pub use endpoint::{Endpoint, EndpointConfig, Timing};
 pub use error::{CloseReason, Error};

@@ -182,3 +182,6 @@ impl FromStr for Ticket {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,108 @@
+//! Endpoints against each other over loopback.
+
+mod members;
+mod sockets;
+mod strangers;
+
+use std::{net::SocketAddr, time::Duration};
+
+use iroh::{EndpointAddr, PublicKey, RelayMode, TransportAddr, endpoint::presets};
+use shoal_proto::{
+    Epoch, InstanceId, NodeId, SequenceId,
+    frame::{Body, Frame, FrameKey, Step},
+};
+use tokio::time;
+
+use crate::{
+    ClusterSecret, Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Plane, Timing,
+};
+
+/// Long enough for a busy machine; a test that gets this far has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn lo() -> Interfaces {
+    Interfaces::Named(vec!["lo".to_owned()])
+}
+
+fn secret(byte: u8) -> ClusterSecret {
+    ClusterSecret::from_bytes([byte; 32])
+}
+
+async fn member_with(secret: ClusterSecret, timing: Timing) -> Endpoint {
+    let identity = Identity::generate().unwrap();
+    let config = EndpointConfig { identity, secret, interfaces: lo(), port: 0, timing };
+    Endpoint::bind(config).await.unwrap()
+}
+
+/// An endpoint of the cluster with secret 1.
+async fn member() -> Endpoint {
+    member_with(secret(1), Timing::default()).await
+}
+
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    time::timeout(PATIENCE, future).await.expect("soon enough")
+}
+
+async fn connect(from: &Endpoint, to: &Endpoint, plane: Plane) -> Result<Connection, Error> {
+    soon(from.connect(to.id(), &to.addrs(), plane)).await
+}
+
+/// Both ends of a connection, the dialler's first.
+async fn pair(from: &Endpoint, to: &Endpoint, plane: Plane) -> (Connection, Connection) {
+    let (dialled, accepted) = tokio::join!(connect(from, to, plane), soon(to.accept()));
+    (dialled.unwrap(), accepted.unwrap())
+}
+
+/// A QUIC endpoint that knows nothing of clusters.
+async fn stranger(alpns: &[&str]) -> iroh::Endpoint {
+    let alpns = alpns.iter().map(|alpn| alpn.as_bytes().to_vec()).collect();
+    let builder = iroh::Endpoint::builder(presets::Minimal)
+        .alpns(alpns)
+        .relay_mode(RelayMode::Disabled)
+        .clear_ip_transports()
+        .dns_resolver(iroh::dns::DnsResolver::builder().disable_fallback().build())
+        .bind_addr("127.0.0.1:0")
+        .unwrap();
+    builder.bind().await.unwrap()
+}
+
+fn id_of(stranger: &iroh::Endpoint) -> NodeId {
+    NodeId(*stranger.id().as_bytes())
+}
+
+/// Dials a member without any proof.
+async fn intrude(
+    stranger: &iroh::Endpoint,
+    member: &Endpoint,
+    alpn: &str,
+) -> Result<iroh::endpoint::Connection, String> {
+    let id = PublicKey::from_bytes(&member.id().0).unwrap();
+    let addr = EndpointAddr::from_parts(id, member.addrs().into_iter().map(TransportAddr::Ip));
+    let dialled = soon(stranger.connect(addr, alpn.as_bytes())).await;
+    dialled.map_err(|error| error.to_string())
+}
+
+/// A step with recognisable content.
+fn step(position: u32, n_tokens: usize, n_embd: usize) -> Frame {
+    let key = FrameKey {
+        instance: InstanceId(1),
+        epoch: Epoch(2),
+        sequence: SequenceId(3),
+        driver: NodeId([4; 32]),
+    };
+    let value = |i: usize| (i as f32).sin() + position as f32;
+    Frame {
+        key,
+        body: Body::Step(Step {
+            position,
+            prefix_hash: u64::from(position),
+            tokens: (0..n_tokens as u32).collect(),
+            activations: (0..n_tokens * n_embd).map(value).collect(),
+            sampling: None,
+        }),
+    }
+}
+
+fn addr_of(stranger: &iroh::Endpoint) -> Vec<SocketAddr> {
+    stranger.bound_sockets()
+}
