@@ -1,6 +1,8 @@
 //! Everything around the code that is not the product: `cargo xtask ci`, `tidy` and `synth`.
 
-#![expect(clippy::print_stdout, reason = "a command-line program")]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
@@ -20,17 +22,23 @@ struct Args {
 #[derive(Debug, Subcommand)]
 enum Task {
     /// Run every check that a change has to pass.
-    Ci(ci::Args),
+    Ci,
     /// Check the layout: who depends on whom, file sizes, names, leftovers.
     Tidy,
     /// Write a model file with random weights in the shape of a real model.
     Synth(synth::Args),
 }
 
-fn main() -> anyhow::Result<()> {
-    match Args::parse().task {
-        Task::Ci(args) => ci::run(&args),
+fn main() -> ExitCode {
+    let result = match Args::parse().task {
+        Task::Ci => ci::run(),
         Task::Tidy => tidy::run(),
         Task::Synth(args) => synth::run(&args),
+    };
+    let Err(error) = result else { return ExitCode::SUCCESS };
+    eprintln!("error: {error}");
+    for cause in error.chain().skip(1) {
+        eprintln!("  caused by: {cause}");
     }
+    ExitCode::FAILURE
 }
