@@ -11,8 +11,9 @@ use crate::{Directory, Error, Metadata, TensorInfo, file};
 
 /// A model with its bytes at hand. `Send` and `Sync`: nothing in it changes.
 ///
-/// The bytes of files are mapped, not read; only touched pages take memory. A file must not be changed or
-/// truncated while it is open (see the crate's `file` module): the operating system would end the process.
+/// The bytes of files are mapped, not read: pages come from disk when they are touched, and only those take
+/// memory. A file must not be changed while it is open, and least of all truncated: touching a page that is
+/// gone ends the process (SIGBUS). Write a new file and rename it instead.
 #[derive(Debug)]
 pub struct Gguf {
     files: Vec<Source>,
