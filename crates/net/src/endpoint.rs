@@ -364,8 +364,14 @@ async fn watch_network(
                 if now == known {
                     continue;
                 }
-                tracing::info!("network interfaces have changed");
                 known = now;
+                match &interfaces {
+                    Interfaces::All => tracing::info!("network interfaces have changed"),
+                    Interfaces::Named(names) => tracing::warn!(
+                        ?names,
+                        "addresses of the chosen interfaces have changed: restart to listen on new ones"
+                    ),
+                }
             }
         }
         tokio::select! {

@@ -12,7 +12,8 @@ use crate::Error;
 pub enum Interfaces {
     /// Every interface, including those that appear later: sockets on the unspecified addresses.
     All,
-    /// Only these, by name; their addresses at the time of binding.
+    /// Only these, by name, with the addresses that they have when the endpoint is bound: for loopback, and for addresses
+    /// that stay. A phone that roams wants `All`.
     Named(Vec<String>),
 }
 
