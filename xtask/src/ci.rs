@@ -30,7 +30,7 @@ const WITHOUT_C: [&str; 6] = [
 const DOWNLOAD_MAX: Duration = Duration::from_secs(180);
 
 /// Runs `cargo xtask ci`.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<()> {
     let start = Instant::now();
     cargo(&["fmt", "--all", "--check"], &[])?;
     cargo(&["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"], &[])?;

@@ -1,15 +1,11 @@
 //! Everything around the code that is not the product: `cargo xtask ci`, `tidy` and `synth`.
 
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line program")]
+#![expect(clippy::print_stderr, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-
-mod ci;
-mod quantize;
-mod synth;
-mod tidy;
+use xtask::{ci, synth, tidy};
 
 /// Tasks of the Shoal repository.
 #[derive(Debug, Parser)]

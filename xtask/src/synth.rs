@@ -13,7 +13,8 @@ use std::fs::File;
 use std::io::BufWriter;
 use std::path::PathBuf;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
+use clap::ValueEnum as _;
 use shoal_gguf::{Gguf, Writer};
 
 use self::mix::FileType;
@@ -32,7 +33,7 @@ mod tests;
 
 /// Arguments of `cargo xtask synth`.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Args {
+pub struct Args {
     /// Which model's shape; see --list.
     #[arg(required_unless_present = "list")]
     shape: Option<String>,
@@ -54,7 +55,7 @@ pub(crate) struct Args {
 }
 
 /// Runs `cargo xtask synth`.
-pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
+pub fn run(args: &Args) -> anyhow::Result<()> {
     if args.list {
         print!("{}", list(args.file_type)?);
         return Ok(());
@@ -62,10 +63,7 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let (Some(name), Some(output)) = (&args.shape, &args.output) else {
         unreachable!("clap requires both without --list");
     };
-    let Some(shape) = SHAPES.iter().find(|shape| shape.name == name) else {
-        let names: Vec<&str> = SHAPES.iter().map(|shape| shape.name).collect();
-        bail!("shape: expected one of {}, got {name}", names.join(", "));
-    };
+    let shape = shape_named(name)?;
     let vocab = match &args.vocab {
         None => vocab::generate(shape)?,
         Some(path) => {
@@ -78,6 +76,27 @@ pub(crate) fn run(args: &Args) -> anyhow::Result<()> {
     let n_bytes = writer(shape, args.file_type, vocab, args.seed)?.write(BufWriter::new(file))?;
     println!("{}: {} {}, {n_bytes} bytes", output.display(), shape.name, args.file_type);
     Ok(())
+}
+
+/// Makes a model with a generated vocabulary in memory: the bytes that `cargo xtask synth` writes.
+///
+/// - `shape`, `file_type`: as on the command line, for example `tiny-llama3` and `q4_k_m`
+///
+/// # Errors
+/// If there is no such shape or type.
+pub fn model(shape: &str, file_type: &str, seed: u64) -> anyhow::Result<Vec<u8>> {
+    let shape = shape_named(shape)?;
+    let file_type = FileType::from_str(file_type, false).map_err(anyhow::Error::msg)?;
+    let mut bytes = Vec::new();
+    writer(shape, file_type, vocab::generate(shape)?, seed)?.write(&mut bytes)?;
+    Ok(bytes)
+}
+
+fn shape_named(name: &str) -> anyhow::Result<&'static Shape> {
+    SHAPES.iter().find(|shape| shape.name == name).with_context(|| {
+        let names: Vec<&str> = SHAPES.iter().map(|shape| shape.name).collect();
+        format!("shape: expected one of {}, got {name}", names.join(", "))
+    })
 }
 
 /// Puts a file together; the weights are made when it is written.

@@ -44,7 +44,7 @@ fn finding(path: &str, line: Option<usize>, text: impl Into<String>) -> Finding 
 }
 
 /// Runs `cargo xtask tidy`.
-pub(crate) fn run() -> anyhow::Result<()> {
+pub fn run() -> anyhow::Result<()> {
     let root = root();
     let mut findings = Vec::new();
     let listing = output(

@@ -1,0 +1,8 @@
+//! What `cargo xtask` does, as a library, so that tests of other crates can make synthetic models.
+
+#![expect(clippy::print_stdout, reason = "the library of a command-line program")]
+
+pub mod ci;
+mod quantize;
+pub mod synth;
+pub mod tidy;
