@@ -7,7 +7,7 @@
 //!
 //! - **Quantised weights × activations.** Activations are quantised to 8 bits per block of the weight's block length
 //!   ([`ActivationType`]): `scale = max|x| / 127`, `q = round_ties_even(x * (127 / max|x|))`, all zero if `max|x|` is zero or
-//!   not finite. The dot product of one block is an exact integer `isum` (for K-quants the whole super-block of 256, its
+//!   not finite (a NaN makes it so), or so small that `127 / max|x|` overflows. The dot product of one block is an exact integer `isum` (for K-quants the whole super-block of 256, its
 //!   sub-block scales multiplied in as integers). One output is one chain over the row's blocks in ascending order, starting
 //!   from `+0.0`:
 //!   `acc = fma(d_weight * scale, isum as f32, acc)`, and for types with minima, directly after it,
@@ -30,3 +30,32 @@
 //!
 //! [`Compute`] holds the instruction set found at run time and the thread pool; every operation goes through it. Outputs are
 //! computed independently of one another, so how rows are shared among threads cannot change a bit.
+
+#![expect(
+    unsafe_code,
+    reason = "SIMD, views of file bytes and the thread pool; each use says why it is sound"
+)]
+
+mod activations;
+mod arch;
+mod attention;
+mod compute;
+mod elementary;
+mod isa;
+mod matmul;
+mod matrix;
+mod pool;
+mod quant;
+mod rows;
+#[cfg(test)]
+mod tests;
+
+pub use activations::Activations;
+pub use attention::{ATTENTION_CHUNK, AttentionJob, AttentionShape};
+pub use compute::Compute;
+pub use elementary::{exp, sum16};
+pub use isa::Isa;
+pub use matmul::MatmulJob;
+pub use matrix::{ActivationType, Matrix, MatrixError, WeightType};
+pub use pool::Pool;
+pub use rows::RopeKind;

@@ -1,0 +1,282 @@
+//! AVX2, FMA and F16C: x86-64 CPUs since about 2013.
+
+use std::arch::x86_64::*;
+
+use super::{Kernel, Lanes};
+use crate::elementary::LANES;
+use crate::isa::Op;
+use crate::matmul::Tile;
+use crate::quant::{N_SUB, SMALL, SUPER};
+
+/// Proof that this CPU has AVX2, FMA and F16C.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    /// Looks at the CPU.
+    pub(crate) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
+    }
+
+    /// Runs an operation compiled for these features.
+    pub(crate) fn run(self, op: impl Op) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn inner(token: Avx2, op: impl Op) {
+            op.run(token);
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, op) }
+    }
+
+    /// Multiplies a tile.
+    pub(crate) fn matmul(self, tile: &Tile<'_>) {
+        #[target_feature(enable = "avx2,fma,f16c")]
+        fn inner(token: Avx2, tile: &Tile<'_>) {
+            tile.run(token);
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, tile) }
+    }
+}
+
+/// Adds the four lanes of each 128 bits of eight vectors: lane `i` is the sum of `x[i]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+pub(super) fn fold8(x: &[__m256i; 8]) -> __m256i {
+    let ab = _mm256_hadd_epi32(x[0], x[1]);
+    let cd = _mm256_hadd_epi32(x[2], x[3]);
+    let ef = _mm256_hadd_epi32(x[4], x[5]);
+    let gh = _mm256_hadd_epi32(x[6], x[7]);
+    let abcd = _mm256_hadd_epi32(ab, cd);
+    let efgh = _mm256_hadd_epi32(ef, gh);
+    let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
+    let high = _mm256_permute2x128_si256::<0x31>(abcd, efgh);
+    _mm256_add_epi32(low, high)
+}
+
+/// `Σ w * x` of adjacent pairs; `WIDE` codes use all eight bits and have an offset of 128, which this takes off.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs<const WIDE: bool>(w: __m256i, x: __m256i) -> __m256i {
+    if WIDE {
+        // |w| <= 128 and |x| <= 127, so that two products are at most 32512: no saturation.
+        let w = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
+    } else {
+        _mm256_maddubs_epi16(w, x)
+    }
+}
+
+// SAFETY of all the blocks below: the token proves the features that the intrinsics need, and the arrays that loads and stores
+// take have at least the size of the vector.
+impl Lanes for Avx2 {
+    type F = [__m256; 2];
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_ps(x); 2] }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_loadu_ps(x.as_ptr()), _mm256_loadu_ps(x[8..].as_ptr())] }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            let (low, high) = (x.as_ptr(), x[8..].as_ptr());
+            [
+                _mm256_cvtph_ps(_mm_loadu_si128(low.cast())),
+                _mm256_cvtph_ps(_mm_loadu_si128(high.cast())),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        // SAFETY: see above.
+        unsafe {
+            _mm256_storeu_ps(out.as_mut_ptr(), x[0]);
+            _mm256_storeu_ps(out[8..].as_mut_ptr(), x[1]);
+        }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, out: &mut [u16; LANES]) {
+        // SAFETY: see above.
+        unsafe {
+            let low = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[0]);
+            let high = _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x[1]);
+            _mm_storeu_si128(out.as_mut_ptr().cast(), low);
+            _mm_storeu_si128(out[8..].as_mut_ptr().cast(), high);
+        }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_mul_ps(a[0], b[0]), _mm256_mul_ps(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_fmadd_ps(a[0], b[0], c[0]), _mm256_fmadd_ps(a[1], b[1], c[1])] }
+    }
+
+    #[inline(always)]
+    fn fold(self, x: Self::F) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm256_add_ps(x[0], x[1]);
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+}
+
+impl Kernel for Avx2 {
+    const TOKENS: usize = 2;
+    type I = [__m256i; 2];
+    type Partial = __m256i;
+
+    #[inline(always)]
+    fn offset_left(offset: i32) -> i32 {
+        if offset == 128 { 0 } else { offset }
+    }
+
+    #[inline(always)]
+    fn i_splat(self, x: i32) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_set1_epi32(x); 2] }
+    }
+
+    #[inline(always)]
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            [_mm256_loadu_si256(x.as_ptr().cast()), _mm256_loadu_si256(x[8..].as_ptr().cast())]
+        }
+    }
+
+    #[inline(always)]
+    fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_add_epi32(a[0], b[0]), _mm256_add_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn i_mul(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        unsafe { [_mm256_mullo_epi32(a[0], b[0]), _mm256_mullo_epi32(a[1], b[1])] }
+    }
+
+    #[inline(always)]
+    fn i_to_f32(self, x: Self::I) -> Self::F {
+        // SAFETY: see above.
+        unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            let (w, x) =
+                (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
+            let products = if OFFSET == 128 { pairs::<true>(w, x) } else { pairs::<false>(w, x) };
+            _mm256_madd_epi16(products, _mm256_set1_epi16(1))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            // The scales of even sub-blocks in the low half, of odd ones in the high half, as i16: the two halves
+            // of a vector of 32 codes are an even and an odd sub-block.
+            let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+            let scales = _mm_shuffle_epi8(_mm_loadu_si128(scales.as_ptr().cast()), split);
+            let scales = _mm256_cvtepi8_epi16(scales);
+            let mut select = _mm256_set1_epi16(0x0100);
+            let mut sum = _mm256_setzero_si256();
+            for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
+                let (w, x) =
+                    (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
+                // Two products are at most 2 * 63 * 127: no saturation.
+                let products = _mm256_maddubs_epi16(w, x);
+                let scale = _mm256_shuffle_epi8(scales, select);
+                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+                select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
+            }
+            sum
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) =
+                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
+            _mm256_madd_epi16(a, b)
+        }
+    }
+
+    #[inline(always)]
+    fn fold_partials(self, x: &[Self::Partial; LANES]) -> Self::I {
+        let (low, high) = (x.first_chunk().expect("8 of 16"), x.last_chunk().expect("8 of 16"));
+        // SAFETY: see above.
+        unsafe { [fold8(low), fold8(high)] }
+    }
+
+    #[inline(always)]
+    fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned)));
+            let one = _mm256_set1_epi16(1);
+            let mut out = acc;
+            for (out, w) in out.iter_mut().zip(w.as_chunks::<8>().0) {
+                let w = _mm256_loadu_si256(w.as_ptr().cast());
+                let products =
+                    if OFFSET == 128 { pairs::<true>(w, x) } else { pairs::<false>(w, x) };
+                *out = _mm256_add_epi32(*out, _mm256_madd_epi16(products, one));
+            }
+            out
+        }
+    }
+
+    #[inline(always)]
+    fn dot2(self, acc: Self::I, w: &[[i16; 2]; LANES], x: [i16; 2]) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm256_set1_epi32(i32::from(x[0].cast_unsigned()) | (i32::from(x[1]) << 16));
+            let mut out = acc;
+            for (out, w) in out.iter_mut().zip(w.as_chunks::<8>().0) {
+                let w = _mm256_loadu_si256(w.as_ptr().cast());
+                *out = _mm256_add_epi32(*out, _mm256_madd_epi16(w, x));
+            }
+            out
+        }
+    }
+}

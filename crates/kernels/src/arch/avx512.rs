@@ -1,0 +1,266 @@
+//! AVX-512 with VNNI: Intel since Ice Lake, AMD since Zen 4.
+
+use std::arch::x86_64::*;
+
+use super::avx2::fold8;
+use super::{Kernel, Lanes};
+use crate::elementary::LANES;
+use crate::isa::Op;
+use crate::matmul::Tile;
+use crate::quant::{N_SUB, SMALL, SUPER};
+
+/// Proof that this CPU has AVX-512 F, BW, VL, DQ and VNNI, and what AVX2 kernels need.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Avx512(());
+
+impl Avx512 {
+    /// Looks at the CPU.
+    pub(crate) fn detect() -> Option<Self> {
+        let has = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512vl")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vnni")
+            && is_x86_feature_detected!("avx2")
+            && is_x86_feature_detected!("fma")
+            && is_x86_feature_detected!("f16c");
+        has.then_some(Self(()))
+    }
+
+    /// Runs an operation compiled for these features.
+    pub(crate) fn run(self, op: impl Op) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+        fn inner(token: Avx512, op: impl Op) {
+            op.run(token);
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, op) }
+    }
+
+    /// Multiplies a tile.
+    pub(crate) fn matmul(self, tile: &Tile<'_>) {
+        #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,fma,f16c")]
+        fn inner(token: Avx512, tile: &Tile<'_>) {
+            tile.run(token);
+        }
+        // SAFETY: the token proves the features.
+        unsafe { inner(self, tile) }
+    }
+}
+
+// SAFETY of all the blocks below: the token proves the features that the intrinsics need, and the arrays that loads and stores
+// take have at least the size of the vector.
+impl Lanes for Avx512 {
+    type F = __m512;
+
+    #[inline(always)]
+    fn splat(self, x: f32) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_ps(x) }
+    }
+
+    #[inline(always)]
+    fn load(self, x: &[f32; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_ps(x.as_ptr()) }
+    }
+
+    #[inline(always)]
+    fn load_f16(self, x: &[u16; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtph_ps(_mm256_loadu_si256(x.as_ptr().cast())) }
+    }
+
+    #[inline(always)]
+    fn store(self, x: Self::F, out: &mut [f32; LANES]) {
+        // SAFETY: see above.
+        unsafe { _mm512_storeu_ps(out.as_mut_ptr(), x) }
+    }
+
+    #[inline(always)]
+    fn store_f16(self, x: Self::F, out: &mut [u16; LANES]) {
+        // SAFETY: see above.
+        unsafe {
+            let half = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
+            _mm256_storeu_si256(out.as_mut_ptr().cast(), half);
+        }
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Self::F, b: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_mul_ps(a, b) }
+    }
+
+    #[inline(always)]
+    fn fma(self, a: Self::F, b: Self::F, c: Self::F) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_fmadd_ps(a, b, c) }
+    }
+
+    #[inline(always)]
+    fn fold(self, x: Self::F) -> f32 {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm256_add_ps(_mm512_castps512_ps256(x), _mm512_extractf32x8_ps::<1>(x));
+            let x = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps::<1>(x));
+            let x = _mm_add_ps(x, _mm_movehl_ps(x, x));
+            _mm_cvtss_f32(_mm_add_ss(x, _mm_movehdup_ps(x)))
+        }
+    }
+
+    /// A tree of 15 additions instead of 16 folds: every step halves two vectors into one, with the additions that
+    /// `fold` does for each.
+    #[inline(always)]
+    fn fold16(self, x: &[Self::F; LANES]) -> Self::F {
+        // SAFETY: see above.
+        unsafe {
+            // Halves of 8 lanes: [x0: l[j] + l[j+8] | x8: the same].
+            let mut a = [x[0]; 8];
+            for i in 0..8 {
+                let low = _mm512_shuffle_f32x4::<0b01_00_01_00>(x[i], x[i + 8]);
+                let high = _mm512_shuffle_f32x4::<0b11_10_11_10>(x[i], x[i + 8]);
+                a[i] = _mm512_add_ps(low, high);
+            }
+            // Quarters of 4 lanes: [x0 | x4 | x8 | x12] after picking 128-bit parts 0, 2 and 1, 3 of both.
+            let mut b = [x[0]; 4];
+            for i in 0..4 {
+                let low = _mm512_shuffle_f32x4::<0b10_00_10_00>(a[i], a[i + 4]);
+                let high = _mm512_shuffle_f32x4::<0b11_01_11_01>(a[i], a[i + 4]);
+                b[i] = _mm512_add_ps(low, high);
+            }
+            // Now parts are [x_i, x_{i+8}, x_{i+4}, x_{i+12}], 4 lanes each.
+            let mut c = [x[0]; 2];
+            for i in 0..2 {
+                let low = _mm512_shuffle_ps::<0b01_00_01_00>(b[i], b[i + 2]);
+                let high = _mm512_shuffle_ps::<0b11_10_11_10>(b[i], b[i + 2]);
+                c[i] = _mm512_add_ps(low, high);
+            }
+            // In each part: two lanes of x_i, two of x_{i+2}.
+            let low = _mm512_shuffle_ps::<0b10_00_10_00>(c[0], c[1]);
+            let high = _mm512_shuffle_ps::<0b11_01_11_01>(c[0], c[1]);
+            let sums = _mm512_add_ps(low, high);
+            // Parts start at 0, 8, 4, 12; within a part the order is 0, 2, 1, 3.
+            let order = _mm512_setr_epi32(0, 2, 1, 3, 8, 10, 9, 11, 4, 6, 5, 7, 12, 14, 13, 15);
+            _mm512_permutexvar_ps(order, sums)
+        }
+    }
+}
+
+impl Kernel for Avx512 {
+    const TOKENS: usize = 8;
+    type I = __m512i;
+    type Partial = __m256i;
+
+    #[inline(always)]
+    fn offset_left(offset: i32) -> i32 {
+        offset
+    }
+
+    #[inline(always)]
+    fn i_splat(self, x: i32) -> Self::I {
+        // SAFETY: see above.
+        unsafe { _mm512_set1_epi32(x) }
+    }
+
+    #[inline(always)]
+    fn i_load(self, x: &[i32; LANES]) -> Self::I {
+        // SAFETY: see above.
+        unsafe { _mm512_loadu_si512(x.as_ptr().cast()) }
+    }
+
+    #[inline(always)]
+    fn i_add(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        unsafe { _mm512_add_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn i_mul(self, a: Self::I, b: Self::I) -> Self::I {
+        // SAFETY: see above.
+        unsafe { _mm512_mullo_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn i_to_f32(self, x: Self::I) -> Self::F {
+        // SAFETY: see above.
+        unsafe { _mm512_cvtepi32_ps(x) }
+    }
+
+    #[inline(always)]
+    fn zero(self) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe { _mm256_sub_epi32(a, b) }
+    }
+
+    #[inline(always)]
+    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            let (w, x) =
+                (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
+            _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x)
+        }
+    }
+
+    #[inline(always)]
+    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            let scales = _mm512_cvtepi8_epi32(_mm_loadu_si128(scales.as_ptr().cast()));
+            // 64 codes are four sub-blocks, four lanes of each: lane i takes scale 4 j + i / 4.
+            let mut select = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+            let mut sum = _mm512_setzero_si512();
+            for (w, x) in w.as_chunks::<64>().0.iter().zip(x.as_chunks::<64>().0) {
+                let (w, x) =
+                    (_mm512_loadu_si512(w.as_ptr().cast()), _mm512_loadu_si512(x.as_ptr().cast()));
+                let dots = _mm512_dpbusd_epi32(_mm512_setzero_si512(), w, x);
+                let scale = _mm512_permutexvar_epi32(select, scales);
+                sum = _mm512_add_epi32(sum, _mm512_mullo_epi32(dots, scale));
+                select = _mm512_add_epi32(select, _mm512_set1_epi32(4));
+            }
+            _mm256_add_epi32(_mm512_castsi512_si256(sum), _mm512_extracti64x4_epi64::<1>(sum))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> Self::Partial {
+        // SAFETY: see above.
+        unsafe {
+            let (a, b) =
+                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
+            _mm256_madd_epi16(a, b)
+        }
+    }
+
+    #[inline(always)]
+    fn fold_partials(self, x: &[Self::Partial; LANES]) -> Self::I {
+        let (low, high) = (x.first_chunk().expect("8 of 16"), x.last_chunk().expect("8 of 16"));
+        // SAFETY: see above.
+        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(fold8(low)), fold8(high)) }
+    }
+
+    #[inline(always)]
+    fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm512_set1_epi32(i32::from_ne_bytes(x.map(i8::cast_unsigned)));
+            _mm512_dpbusd_epi32(acc, _mm512_loadu_si512(w.as_ptr().cast()), x)
+        }
+    }
+
+    #[inline(always)]
+    fn dot2(self, acc: Self::I, w: &[[i16; 2]; LANES], x: [i16; 2]) -> Self::I {
+        // SAFETY: see above.
+        unsafe {
+            let x = _mm512_set1_epi32(i32::from(x[0].cast_unsigned()) | (i32::from(x[1]) << 16));
+            _mm512_dpwssd_epi32(acc, _mm512_loadu_si512(w.as_ptr().cast()), x)
+        }
+    }
+}

@@ -1,0 +1,235 @@
+//! Many tokens: 16 rows are unpacked into a panel that keeps a few columns of all rows together.
+
+use std::cell::RefCell;
+
+use super::Tile;
+use crate::arch::Kernel;
+use crate::elementary::LANES;
+use crate::matrix::ActivationType;
+use crate::quant::{N_SUB, SMALL, SUB, SUPER, Small, Super, blocks};
+
+/// Four columns of 16 rows: one 512-bit vector.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct Codes([[u8; 4]; LANES]);
+
+/// What belongs to one block of 16 rows beside its codes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct SmallScales([u16; LANES]);
+
+/// What belongs to one super-block of 16 rows beside its codes.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+struct SuperScales {
+    /// Scales of the sub-blocks; formats that share them between two fill only the first of each pair.
+    scales: [[i32; LANES]; N_SUB],
+    /// Pairs of minima, or of scales times the offset.
+    pairs: [[[i16; 2]; LANES]; N_SUB / 2],
+    d: [u16; LANES],
+    dmin: [u16; LANES],
+}
+
+/// The unpacked rows of one tile; each thread keeps one.
+#[derive(Default)]
+struct Panel {
+    codes: Vec<Codes>,
+    small: Vec<SmallScales>,
+    super_: Vec<SuperScales>,
+}
+
+thread_local! {
+    static PANEL: RefCell<Panel> = RefCell::default();
+}
+
+/// Lends out this thread's panel.
+fn take_panel() -> Panel {
+    PANEL.with(RefCell::take)
+}
+
+fn give_back(panel: Panel) {
+    PANEL.with(|place| place.replace(panel));
+}
+
+/// Writes the codes of one row of a block into its column of the panel.
+#[inline(always)]
+fn scatter(codes: &[u8], r: usize, out: &mut [Codes]) {
+    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
+        out.0[r] = *codes;
+    }
+}
+
+/// Multiplies a tile of small blocks.
+#[inline(always)]
+pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_>) {
+    let mut panel = take_panel();
+    let n_blocks = tile.w.n_cols() / SMALL;
+    panel.codes.resize(n_blocks * (SMALL / 4), Codes([[0; 4]; LANES]));
+    panel.small.resize(n_blocks, SmallScales([0; LANES]));
+    for (r, bytes) in tile.row_bytes().into_iter().enumerate() {
+        let codes = panel.codes.as_chunks_mut::<{ SMALL / 4 }>().0;
+        for ((block, codes), scales) in blocks::<B>(bytes).iter().zip(codes).zip(&mut panel.small) {
+            scatter(&block.codes(), r, codes);
+            scales.0[r] = block.d();
+        }
+    }
+    for_tokens(k, tile, SmallTokens::<OFFSET>(&panel));
+    give_back(panel);
+}
+
+/// Multiplies a tile of super-blocks.
+#[inline(always)]
+pub(super) fn super_<K: Kernel, B: Super>(k: K, tile: &Tile<'_>) {
+    let mut panel = take_panel();
+    let n_blocks = tile.w.n_cols() / SUPER;
+    panel.codes.resize(n_blocks * (SUPER / 4), Codes([[0; 4]; LANES]));
+    let empty = SuperScales {
+        scales: [[0; LANES]; N_SUB],
+        pairs: [[[0; 2]; LANES]; N_SUB / 2],
+        d: [0; LANES],
+        dmin: [0; LANES],
+    };
+    panel.super_.resize(n_blocks, empty);
+    for (r, bytes) in tile.row_bytes().into_iter().enumerate() {
+        let codes = panel.codes.as_chunks_mut::<{ SUPER / 4 }>().0;
+        for ((block, codes), out) in blocks::<B>(bytes).iter().zip(codes).zip(&mut panel.super_) {
+            scatter(&block.codes(), r, codes);
+            let (scales, mins) = (block.scales(), block.mins());
+            (out.d[r], out.dmin[r]) = (block.d(), block.dmin());
+            for j in 0..N_SUB {
+                out.scales[j][r] = i32::from(scales[j]);
+                out.pairs[j / 2][r][j % 2] = if B::HAS_MINS {
+                    i16::from(mins[j])
+                } else {
+                    i16::from(scales[j]) * -B::OFFSET
+                };
+            }
+        }
+    }
+    for_tokens(k, tile, SuperTokens::<B>(&panel, std::marker::PhantomData));
+    give_back(panel);
+}
+
+/// Multiplies a panel by some tokens.
+trait Tokens {
+    /// Tokens `first..first + T`.
+    fn run<K: Kernel, const T: usize>(&self, k: K, tile: &Tile<'_>, first: usize);
+}
+
+/// Walks through all tokens in steps of `K::TOKENS` and less at the end.
+#[inline(always)]
+fn for_tokens<K: Kernel>(k: K, tile: &Tile<'_>, tokens: impl Tokens) {
+    let n_tokens = tile.x.n_tokens();
+    let mut t = 0;
+    while t < n_tokens {
+        let left = n_tokens - t;
+        if K::TOKENS >= 8 && left >= 8 {
+            tokens.run::<K, 8>(k, tile, t);
+            t += 8;
+        } else if K::TOKENS >= 4 && left >= 4 {
+            tokens.run::<K, 4>(k, tile, t);
+            t += 4;
+        } else if left >= 2 {
+            tokens.run::<K, 2>(k, tile, t);
+            t += 2;
+        } else {
+            tokens.run::<K, 1>(k, tile, t);
+            t += 1;
+        }
+    }
+}
+
+struct SmallTokens<'a, const OFFSET: i32>(&'a Panel);
+
+impl<const OFFSET: i32> Tokens for SmallTokens<'_, OFFSET> {
+    #[inline(always)]
+    fn run<K: Kernel, const T: usize>(&self, k: K, tile: &Tile<'_>, first: usize) {
+        let mut x = [tile.x.quantized_row(ActivationType::Q8, first); T];
+        for (t, x) in x.iter_mut().enumerate() {
+            *x = tile.x.quantized_row(ActivationType::Q8, first + t);
+        }
+        let mut acc = [k.splat(0.0); T];
+        let panel = self.0.codes.as_chunks::<{ SMALL / 4 }>().0.iter().zip(&self.0.small);
+        for (b, (codes, d)) in panel.enumerate() {
+            let mut isum = [k.i_splat(0); T];
+            let mut x_codes = [&[0; SMALL]; T];
+            for t in 0..T {
+                let left = K::offset_left(OFFSET) * i32::from(x[t].sums[b]);
+                isum[t] = k.i_splat(-left);
+                x_codes[t] = x[t].codes[b * SMALL..].first_chunk().expect("a whole block");
+            }
+            for i in 0..SMALL / 4 {
+                for t in 0..T {
+                    let x = x_codes[t].as_chunks().0[i];
+                    isum[t] = k.dot4::<OFFSET>(isum[t], &codes[i].0, x);
+                }
+            }
+            let d = k.load_f16(&d.0);
+            for t in 0..T {
+                let scale = k.mul(d, k.splat(x[t].scales[b]));
+                acc[t] = k.fma(scale, k.i_to_f32(isum[t]), acc[t]);
+            }
+        }
+        write(k, tile, first, &acc);
+    }
+}
+
+struct SuperTokens<'a, B>(&'a Panel, std::marker::PhantomData<B>);
+
+impl<B: Super> Tokens for SuperTokens<'_, B> {
+    #[inline(always)]
+    fn run<K: Kernel, const T: usize>(&self, k: K, tile: &Tile<'_>, first: usize) {
+        let mut x = [tile.x.quantized_row(ActivationType::Q8K, first); T];
+        for (t, x) in x.iter_mut().enumerate() {
+            *x = tile.x.quantized_row(ActivationType::Q8K, first + t);
+        }
+        let mut acc = [k.splat(0.0); T];
+        let panel = self.0.codes.as_chunks::<{ SUPER / 4 }>().0.iter().zip(&self.0.super_);
+        for (b, (codes, scales)) in panel.enumerate() {
+            let mut x_codes = [&[0; SUPER]; T];
+            let mut sums = [k.i_splat(0); T];
+            for t in 0..T {
+                x_codes[t] = x[t].codes[b * SUPER..].first_chunk().expect("a whole block");
+                let x_sums: &[i16; N_SUB] =
+                    x[t].sums[b * N_SUB..].first_chunk().expect("a whole block");
+                for (pairs, x) in scales.pairs.iter().zip(x_sums.as_chunks().0) {
+                    sums[t] = k.dot2(sums[t], pairs, *x);
+                }
+            }
+            // Without minima, `sums` is the part of the offset; with them, the other chain.
+            let mut isum = if B::HAS_MINS { [k.i_splat(0); T] } else { sums };
+            for (j, codes) in codes.chunks_exact(B::SHARED * SUB / 4).enumerate() {
+                let scale = k.i_load(&scales.scales[j * B::SHARED]);
+                let mut dot = [k.i_splat(0); T];
+                for i in 0..codes.len() {
+                    for t in 0..T {
+                        let x = x_codes[t].as_chunks().0[j * (B::SHARED * SUB / 4) + i];
+                        dot[t] = k.dot4::<0>(dot[t], &codes[i].0, x);
+                    }
+                }
+                for t in 0..T {
+                    isum[t] = k.i_add(isum[t], k.i_mul(dot[t], scale));
+                }
+            }
+            let (d, dmin) = (k.load_f16(&scales.d), k.load_f16(&scales.dmin));
+            for t in 0..T {
+                let scale = k.splat(x[t].scales[b]);
+                acc[t] = k.fma(k.mul(d, scale), k.i_to_f32(isum[t]), acc[t]);
+                if B::HAS_MINS {
+                    let scale = k.mul(k.mul(dmin, scale), k.splat(-1.0));
+                    acc[t] = k.fma(scale, k.i_to_f32(sums[t]), acc[t]);
+                }
+            }
+        }
+        write(k, tile, first, &acc);
+    }
+}
+
+#[inline(always)]
+fn write<K: Kernel, const T: usize>(k: K, tile: &Tile<'_>, first: usize, acc: &[K::F; T]) {
+    for (t, acc) in acc.iter().enumerate() {
+        let mut values = [0.0; LANES];
+        k.store(*acc, &mut values);
+        tile.write(first + t, &values);
+    }
+}
