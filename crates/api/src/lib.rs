@@ -1,1 +1,138 @@
-//! api
+//! The HTTP side of a node: OpenAI's chat API, the cluster's API for the command line, and a page to chat on.
+//!
+//! This is the only crate that knows OpenAI's names. Every dialect is an adapter onto [`shoal_node::GenerateRequest`]:
+//! whatever a request asks for is either done or refused by name, never ignored.
+//!
+//! | route | answers |
+//! |---|---|
+//! | `POST /v1/chat/completions` | an answer, whole or as server-sent events |
+//! | `GET /v1/models`, `GET /v1/models/{id}` | what requests may name |
+//! | `GET /health`, `GET /node_id`, `GET /state` | the node, its peers, its instances |
+//! | `POST /place_instance`, `DELETE /instance/{id}` | place a model, drop it |
+//! | `POST /invite` | a ticket for another device |
+//! | `GET /`, `/app.js`, `/style.css`, `/icon.svg` | the page |
+//!
+//! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
+//!
+//! - [`chat`]: the chat API: request, answer, stream
+//! - [`models`], [`cluster`], [`page`]: the other routes
+//! - [`guard`]: which requests are let in at all
+//! - [`body`], [`error`]: JSON in, errors out
+//! - [`backend`]: what a node must offer; tests put a script in its place
+
+mod backend;
+mod body;
+mod chat;
+mod cluster;
+mod error;
+mod guard;
+mod models;
+mod page;
+#[cfg(test)]
+mod tests;
+
+use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    extract::DefaultBodyLimit,
+    http::{Method, Uri},
+    middleware,
+    routing::{delete, get, post},
+    serve::ListenerExt,
+};
+use shoal_node::Node;
+use tokio::{net::TcpListener, sync::Semaphore};
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use crate::{backend::Backend, error::ApiError, guard::Guard};
+
+/// Largest body of a request. A context of 128 Ki tokens is about half a megabyte of text.
+const BODY_BYTES_MAX: usize = 4 << 20;
+/// Most answers under way at once. Each holds a sequence on every stage; a phone has no memory for more.
+const REQUESTS_MAX: usize = 64;
+/// How long connections may finish after the node was told to end: Ctrl-C should not seem to hang.
+const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
+
+/// Returns the routes of a node that listens on `address`.
+///
+/// Requests are refused unless they address the node as `localhost`, by a loopback address, or by `address`, and unless a
+/// browser that sends them got its page from here.
+pub fn router(node: Node, address: SocketAddr) -> Router {
+    routes(node, address)
+}
+
+/// Serves HTTP on `listener` until `cancel`, and then for at most two seconds more.
+///
+/// # Errors
+/// If the listener fails.
+pub async fn serve(
+    listener: TcpListener,
+    router: Router,
+    cancel: CancellationToken,
+) -> io::Result<()> {
+    let listener = listener.tap_io(|connection| {
+        // Pieces of an answer are small, and each should leave at once.
+        if let Err(error) = connection.set_nodelay(true) {
+            debug!(%error, "no TCP_NODELAY");
+        }
+    });
+    let served =
+        axum::serve(listener, router).with_graceful_shutdown(cancel.clone().cancelled_owned());
+    let overdue = async {
+        cancel.cancelled().await;
+        tokio::time::sleep(SHUTDOWN_GRACE).await;
+    };
+    tokio::select! {
+        served = served.into_future() => served,
+        // What is still open are answers under way: they end with their node.
+        () = overdue => Ok(()),
+    }
+}
+
+/// What every handler gets.
+#[derive(Debug, Clone)]
+struct App<B> {
+    backend: B,
+    /// One permit for each answer under way.
+    requests: Arc<Semaphore>,
+}
+
+impl<B> App<B> {
+    /// Answers under way.
+    fn n_requests(&self) -> usize {
+        REQUESTS_MAX - self.requests.available_permits()
+    }
+}
+
+fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
+    let app = App { backend, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    Router::new()
+        .route("/v1/chat/completions", post(chat::complete::<B>))
+        .route("/v1/models", get(models::list::<B>))
+        .route("/v1/models/{*id}", get(models::show::<B>))
+        .route("/health", get(cluster::health))
+        .route("/node_id", get(cluster::node_id::<B>))
+        .route("/state", get(cluster::state::<B>))
+        .route("/place_instance", post(cluster::place::<B>))
+        .route("/instance/{id}", delete(cluster::unplace::<B>))
+        .route("/invite", post(cluster::invite::<B>))
+        .route("/", get(page::index))
+        .route("/app.js", get(page::script))
+        .route("/style.css", get(page::style))
+        .route("/icon.svg", get(page::icon))
+        .method_not_allowed_fallback(wrong_method)
+        .fallback(unknown_route)
+        .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn_with_state(Guard::new(address.ip()), guard::guard))
+        .with_state(app)
+}
+
+async fn unknown_route(method: Method, uri: Uri) -> ApiError {
+    ApiError::not_found("unknown_url", format!("unknown route: {method} {}", uri.path()))
+}
+
+async fn wrong_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::wrong_method(format!("{}: method {method} is not allowed here", uri.path()))
+}

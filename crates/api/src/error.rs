@@ -1,0 +1,192 @@
+//! Errors as OpenAI's clients know them, and what the node's errors become.
+//!
+//! The status says who has to act: 4xx is wrong until the request changes, 503 may work in a while (and says when to ask
+//! again), 500 is ours. `param` names the field, `code` is for programs, `message` for people.
+
+use axum::{
+    Json,
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde_json::{Value, json};
+use shoal_node::Error;
+use tracing::error;
+
+/// Seconds after which a refused client may ask again: a heartbeat or two, so that a lost node is known to be lost.
+const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+
+/// An error, ready to be sent.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct ApiError {
+    status: StatusCode,
+    message: String,
+    param: Option<String>,
+    code: Option<&'static str>,
+}
+
+impl ApiError {
+    fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
+        Self { status, message: message.into(), param: None, code }
+    }
+
+    /// 400, and the field that is wrong.
+    pub(crate) fn invalid(param: impl Into<String>, message: impl std::fmt::Display) -> Self {
+        let param = param.into();
+        Self::new(StatusCode::BAD_REQUEST, None, format!("{param}: {message}")).about(param)
+    }
+
+    /// 400 for a body that is no JSON object at all.
+    pub(crate) fn malformed(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, None, message)
+    }
+
+    pub(crate) fn not_found(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, Some(code), message)
+    }
+
+    pub(crate) fn wrong_method(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, Some("method_not_allowed"), message)
+    }
+
+    pub(crate) fn forbidden(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, Some(code), message)
+    }
+
+    pub(crate) fn too_large(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Some("body_too_large"), message)
+    }
+
+    pub(crate) fn wrong_content_type(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, Some("unsupported_content_type"), message)
+    }
+
+    /// 503: too many answers are under way.
+    pub(crate) fn overloaded(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("overloaded"), message)
+    }
+
+    /// The answer ended without a reason: its node is shutting down.
+    pub(crate) fn cut_off() -> Self {
+        let message = "the answer was cut off: the node is shutting down";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("shutting_down"), message)
+    }
+
+    fn about(self, param: impl Into<String>) -> Self {
+        Self { param: Some(param.into()), ..self }
+    }
+
+    /// The body: `{"error": …}`.
+    pub(crate) fn to_json(&self) -> Value {
+        let kind =
+            if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
+        json!({"error": {
+            "message": self.message,
+            "type": kind,
+            "param": self.param,
+            "code": self.code,
+        }})
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let mut response = (self.status, Json(self.to_json())).into_response();
+        if self.status == StatusCode::SERVICE_UNAVAILABLE {
+            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+        }
+        response
+    }
+}
+
+impl From<Error> for ApiError {
+    fn from(error: Error) -> Self {
+        use StatusCode as S;
+
+        let message = chain(&error);
+        let (status, code, param) = match &error {
+            Error::UnknownModel { .. } => (S::NOT_FOUND, Some("model_not_found"), Some("model")),
+            Error::InvalidParameter { name, .. } => {
+                return Self::new(S::BAD_REQUEST, None, message).about(name.as_str());
+            }
+            Error::ContextFull { .. } => {
+                (S::BAD_REQUEST, Some("context_length_exceeded"), Some("messages"))
+            }
+            Error::Template { .. } => (S::BAD_REQUEST, Some("template_failed"), Some("messages")),
+            Error::Model { .. } => (S::BAD_REQUEST, Some("model_unusable"), Some("model")),
+            Error::UnknownInstance { .. } => (S::NOT_FOUND, Some("instance_not_found"), Some("id")),
+            Error::Place(_) | Error::DifferentModel { .. } | Error::LoadRefused { .. } => {
+                (S::CONFLICT, Some("cluster_refused"), None)
+            }
+            Error::Offline => (S::CONFLICT, Some("offline"), None),
+            Error::StageLost { .. } | Error::StageSilent { .. } | Error::PeerLost { .. } => {
+                (S::SERVICE_UNAVAILABLE, Some("node_lost"), None)
+            }
+            _ => (S::INTERNAL_SERVER_ERROR, Some("internal_error"), None),
+        };
+        if status == S::INTERNAL_SERVER_ERROR {
+            error!(error = %message, "request failed");
+        }
+        Self { status, message, param: param.map(str::to_owned), code }
+    }
+}
+
+/// An error and what caused it, as one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shoal_proto::{InstanceId, LayerRange, NodeId};
+
+    use super::*;
+
+    #[track_caller]
+    fn check(error: Error, status: u16, code: Option<&str>, param: Option<&str>) {
+        let shown = error.to_string();
+        let got = ApiError::from(error);
+        assert_eq!(got.status.as_u16(), status, "{shown}");
+        assert_eq!(got.code, code, "{shown}");
+        assert_eq!(got.param.as_deref(), param, "{shown}");
+        assert!(got.message.starts_with(&shown), "{} in {shown}", got.message);
+    }
+
+    #[test]
+    fn each_failure_of_the_node_has_its_status() {
+        let node = NodeId([7; 32]);
+        let layers = LayerRange::new(2, 4).expect("not empty");
+        let unknown = Error::UnknownModel { name: "gpt-4".into(), known: vec!["demo".into()] };
+        check(unknown, 404, Some("model_not_found"), Some("model"));
+        let parameter = Error::InvalidParameter { name: "top_p".into(), message: "no".into() };
+        check(parameter, 400, None, Some("top_p"));
+        let full = Error::ContextFull { n_prompt: 9, n_ctx: 8 };
+        check(full, 400, Some("context_length_exceeded"), Some("messages"));
+        let lost = Error::StageLost { node, layers };
+        check(lost, 503, Some("node_lost"), None);
+        let silent = Error::StageSilent { after: Duration::from_secs(9) };
+        check(silent, 503, Some("node_lost"), None);
+        let refused = Error::LoadRefused { node, message: "no memory".into() };
+        check(refused, 409, Some("cluster_refused"), None);
+        let instance = Error::UnknownInstance { id: InstanceId(10) };
+        check(instance, 404, Some("instance_not_found"), Some("id"));
+        check(Error::Offline, 409, Some("offline"), None);
+        let failed = Error::StageFailed { message: "it broke".into() };
+        check(failed, 500, Some("internal_error"), None);
+    }
+
+    #[test]
+    fn causes_are_told() {
+        let source = std::sync::Arc::new(std::io::Error::other("the disk is gone"));
+        let error = ApiError::from(Error::Model { name: "x.gguf".into(), source });
+        assert_eq!(error.message, "model x.gguf cannot be used: the disk is gone");
+    }
+}

@@ -1,0 +1,146 @@
+//! The models, the cluster and the page.
+
+use axum::http::Method;
+use serde_json::json;
+
+use super::{
+    app, get, post, request,
+    script::{OWN_ID, PEER_ID, Script, hello},
+    send,
+};
+
+fn script() -> Script {
+    Script::new(hello)
+}
+
+#[tokio::test]
+async fn models_are_listed() {
+    let list = get(&script(), "/v1/models").await.json();
+    assert_eq!(list["object"], "list");
+    assert_eq!(list["data"].as_array().map(Vec::len), Some(3));
+    let expected = json!({
+        "id": "demo", "object": "model", "created": 1_700_000_000, "owned_by": "shoal",
+        "n_ctx": 512, "n_layer": 6, "architecture": "llama", "n_bytes": 7_000_000,
+    });
+    assert_eq!(list["data"][2], expected);
+}
+
+#[tokio::test]
+async fn a_model_is_found_by_its_name_slashes_and_all() {
+    for (path, id) in [
+        ("demo", "demo"),
+        ("Qwen/Qwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("Qwen%2FQwen2.5-0.5B", "Qwen/Qwen2.5-0.5B"),
+        ("/models/a%20b.gguf", "/models/a b.gguf"),
+        ("%2Fmodels%2Fa%20b.gguf", "/models/a b.gguf"),
+    ] {
+        let got = get(&script(), &format!("/v1/models/{path}")).await;
+        assert_eq!(got.json()["id"], id, "{}", got.text);
+    }
+    let error = get(&script(), "/v1/models/gpt-4").await.error(404);
+    assert_eq!((&error["param"], &error["code"]), (&json!("model"), &json!("model_not_found")));
+}
+
+#[tokio::test]
+async fn the_state_shows_nodes_and_instances() {
+    let state = get(&script(), "/state").await.json();
+    let expected = json!({
+        "id": PEER_ID.to_string(),
+        "name": "old-pixel",
+        "is_self": false,
+        "liveness": "alive",
+        "addrs": ["127.0.0.1:4242"],
+        "rtt_ms": 2.5,
+        "memory_bytes": 1 << 30,
+        "software": "0.1.0",
+        "isa": "avx2",
+        "stages": [{"instance": "1f", "epoch": 2, "layers": [0, 2]}],
+    });
+    assert_eq!(state["nodes"][1], expected);
+    assert_eq!(state["nodes"][0]["is_self"], true);
+    assert_eq!(state["nodes"][0]["rtt_ms"], json!(null));
+    let expected = json!({
+        "id": "1f",
+        "model": "demo",
+        "state": "ready",
+        "n_ctx": 512,
+        "n_layer": 6,
+        "epoch": 2,
+        "placement": [
+            {"node": OWN_ID.to_string(), "layers": [0, 2]},
+            {"node": PEER_ID.to_string(), "layers": [2, 6]},
+        ],
+    });
+    assert_eq!(state["instances"], json!([expected]));
+    assert_eq!(state["n_requests"], 0);
+}
+
+#[tokio::test]
+async fn the_node_says_who_and_how_it_is() {
+    let id = get(&script(), "/node_id").await.json();
+    assert_eq!(id, json!({"id": OWN_ID.to_string(), "name": "kitchen"}));
+    let health = get(&script(), "/health").await.json();
+    assert_eq!(health, json!({"status": "ok", "version": env!("CARGO_PKG_VERSION")}));
+}
+
+#[tokio::test]
+async fn models_are_placed() {
+    let place = async |body| post(&script(), "/place_instance", &body).await;
+    let placed = place(json!({"model": "demo", "nodes": 2, "context": 128})).await;
+    assert_eq!(placed.status, 200, "{}", placed.text);
+    assert_eq!((&placed.json()["id"], &placed.json()["n_ctx"]), (&json!("1f"), &json!(128)));
+    let null = place(json!({"model": "demo", "nodes": 2, "context": null})).await;
+    assert_eq!(null.json()["n_ctx"], 512);
+    let refused = place(json!({"model": "demo"})).await.error(409);
+    assert_eq!(refused["code"], "cluster_refused");
+    let unusable = place(json!({"model": "/no/such.gguf"})).await.error(400);
+    assert_eq!(unusable["code"], "model_unusable");
+    assert!(unusable["message"].as_str().expect("text").contains("no such file"), "{unusable}");
+    for (body, param) in [
+        (json!({"nodes": 2}), "model"),
+        (json!({"model": "demo", "nodes": 0}), "nodes"),
+        (json!({"model": "demo", "nodes": -1}), "nodes"),
+        (json!({"model": "demo", "context": "long"}), "context"),
+        (json!({"model": "demo", "node": 2}), "node"),
+    ] {
+        assert_eq!(place(body).await.error(400)["param"], param);
+    }
+}
+
+#[tokio::test]
+async fn instances_are_dropped() {
+    let drop = async |id: &str| {
+        let request = request(&Method::DELETE, &format!("/instance/{id}"), None);
+        send(app(&script()), request).await
+    };
+    assert_eq!(drop("1f").await.json(), json!({"id": "1f", "deleted": true}));
+    assert_eq!(drop("2f").await.error(404)["code"], "instance_not_found");
+    assert_eq!(drop("zz").await.error(400)["param"], "id");
+    assert_eq!(drop("11112222333344445").await.error(400)["param"], "id");
+}
+
+#[tokio::test]
+async fn a_ticket_is_given_out() {
+    let got = post(&script(), "/invite", &json!({})).await;
+    assert_eq!(got.json(), json!({"ticket": "shoal1ticket"}));
+    let bare = send(app(&script()), request(&Method::POST, "/invite", None)).await;
+    assert_eq!(bare.json(), json!({"ticket": "shoal1ticket"}));
+}
+
+#[tokio::test]
+async fn the_page_and_its_parts_are_served_under_a_strict_policy() {
+    for (path, content_type, begins) in [
+        ("/", "text/html; charset=utf-8", "<!doctype html>"),
+        ("/app.js", "text/javascript; charset=utf-8", "//"),
+        ("/style.css", "text/css; charset=utf-8", "/*"),
+        ("/icon.svg", "image/svg+xml", "<svg"),
+    ] {
+        let got = get(&script(), path).await;
+        assert_eq!(got.status, 200, "{path}");
+        assert_eq!(got.header("content-type"), content_type);
+        assert!(got.text.starts_with(begins), "{path}");
+        let policy = got.header("content-security-policy");
+        assert!(policy.starts_with("default-src 'none'; script-src 'self';"), "{policy}");
+        assert!(!policy.contains("unsafe") && !policy.contains('*'), "{policy}");
+    }
+}

@@ -1,0 +1,124 @@
+//! Answers as server-sent events.
+
+use axum::{body::Body, http::Method};
+use futures_util::StreamExt;
+use serde_json::{Value, json};
+use shoal_node::{Error, Event, FinishReason};
+use tower::ServiceExt;
+
+use super::{
+    app, post, request,
+    script::{Answers, Script, finished, hello, text},
+};
+
+const PATH: &str = "/v1/chat/completions";
+
+fn body(extra: &Value) -> Value {
+    let mut body = json!({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]});
+    let fields = body.as_object_mut().expect("an object");
+    fields.insert("stream".into(), json!(true));
+    fields.extend(extra.as_object().expect("an object").clone());
+    body
+}
+
+/// The data of each event, after a check of the framing.
+async fn data(answers: Answers, extra: &Value) -> Vec<String> {
+    let got = post(&Script::new(answers), PATH, &body(extra)).await;
+    assert_eq!(got.status, 200, "{}", got.text);
+    assert_eq!(got.header("content-type"), "text/event-stream");
+    assert_eq!(got.header("cache-control"), "no-cache");
+    let whole = got.text.strip_suffix("\n\n").expect("the last event is complete");
+    let data = |event: &str| event.strip_prefix("data: ").map(str::to_owned);
+    whole.split("\n\n").map(|event| data(event).expect("an event is its data")).collect()
+}
+
+fn parsed(data: &[String]) -> Vec<Value> {
+    data.iter().map(|data| serde_json::from_str(data).expect("JSON")).collect()
+}
+
+#[tokio::test]
+async fn a_stream_is_role_text_reason_done() {
+    let data = data(hello, &json!({})).await;
+    let (done, chunks) = data.split_last().expect("events");
+    assert_eq!(done, "[DONE]");
+    let chunks = parsed(chunks);
+    let choices: Vec<&Value> = chunks.iter().map(|chunk| &chunk["choices"][0]).collect();
+    let choice = |delta: Value, reason: Value| json!({"index": 0, "delta": delta, "logprobs": null, "finish_reason": reason});
+    let expected = [
+        choice(json!({"role": "assistant", "content": ""}), json!(null)),
+        choice(json!({"content": "Hello,"}), json!(null)),
+        choice(json!({"content": " wörld"}), json!(null)),
+        choice(json!({}), json!("stop")),
+    ];
+    assert_eq!(choices, expected.iter().collect::<Vec<_>>());
+    for chunk in &chunks {
+        assert_eq!(chunk["object"], "chat.completion.chunk");
+        assert_eq!(chunk["model"], "demo");
+        assert_eq!(chunk["id"], chunks[0]["id"]);
+        assert_eq!(chunk["created"], chunks[0]["created"]);
+        assert!(chunk["system_fingerprint"].is_string());
+        assert!(chunk.get("usage").is_none(), "nobody asked for it");
+    }
+}
+
+#[tokio::test]
+async fn the_usage_comes_last_and_only_if_asked_for() {
+    let data = data(hello, &json!({"stream_options": {"include_usage": true}})).await;
+    let chunks = parsed(&data[..data.len() - 1]);
+    let (last, others) = chunks.split_last().expect("chunks");
+    assert!(others.iter().all(|chunk| chunk.get("usage") == Some(&Value::Null)));
+    assert_eq!(last["choices"], json!([]));
+    assert_eq!(last["usage"]["total_tokens"], 15);
+    assert_eq!(last["usage"]["prompt_tokens_details"]["cached_tokens"], 8);
+}
+
+#[tokio::test]
+async fn text_with_line_ends_stays_one_event() {
+    let answers = || Ok(vec![text("one\n\ntwo\r\n"), finished(FinishReason::Length)]);
+    let data = data(answers, &json!({})).await;
+    let chunks = parsed(&data[..data.len() - 1]);
+    assert_eq!(chunks[1]["choices"][0]["delta"]["content"], "one\n\ntwo\r\n");
+    assert_eq!(chunks[2]["choices"][0]["finish_reason"], "length");
+}
+
+#[tokio::test]
+async fn a_cut_answer_never_looks_whole() {
+    let failed =
+        || Ok(vec![text("Hel"), Event::Failed(Error::StageFailed { message: "it broke".into() })]);
+    for (answers, code) in
+        [(failed as Answers, "internal_error"), (|| Ok(vec![text("Hel")]), "shutting_down")]
+    {
+        let data = data(answers, &json!({"stream_options": {"include_usage": true}})).await;
+        let events = parsed(&data);
+        let (last, chunks) = events.split_last().expect("events");
+        assert_eq!(last["error"]["type"], "server_error");
+        assert_eq!(last["error"]["code"], code);
+        assert!(last.get("choices").is_none());
+        let reasons = chunks.iter().map(|chunk| &chunk["choices"][0]["finish_reason"]);
+        assert!(reasons.into_iter().all(Value::is_null));
+    }
+}
+
+#[tokio::test]
+async fn what_is_wrong_before_the_first_token_is_a_status() {
+    let script = Script::new(|| Err(Error::ContextFull { n_prompt: 9, n_ctx: 8 }));
+    let got = post(&script, PATH, &body(&json!({}))).await;
+    assert_eq!(got.error(400)["code"], "context_length_exceeded");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_keep_a_silent_stream_alive() {
+    let script = Script::hanging(|| Ok(vec![text("Hel")]));
+    let request = request(&Method::POST, PATH, Some(&body(&json!({}))));
+    let response = app(&script).oneshot(request).await.expect("an answer");
+    let mut frames = Body::into_data_stream(response.into_body());
+    let mut texts = Vec::new();
+    for _ in 0..4 {
+        let frame = frames.next().await.expect("the stream goes on").expect("bytes");
+        texts.push(String::from_utf8(frame.to_vec()).expect("UTF-8"));
+    }
+    assert!(texts[0].starts_with("data: ") && texts[1].starts_with("data: "), "{texts:?}");
+    assert_eq!(texts[2..], [": keep-alive\n\n", ": keep-alive\n\n"]);
+    drop(frames);
+    script.wait_until_running(0).await;
+}
