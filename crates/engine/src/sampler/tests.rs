@@ -1,3 +1,5 @@
+//! The distribution of draws, and what each parameter keeps.
+
 use shoal_proto::SamplingParams;
 
 use super::*;
