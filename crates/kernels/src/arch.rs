@@ -77,6 +77,9 @@ pub(crate) trait Kernel: Lanes {
     /// What the caller still has to subtract, times the sum of activations, if codes have the given offset.
     fn offset_left(offset: i32) -> i32;
 
+    /// Asks for a cache line; any address will do.
+    fn prefetch(self, at: *const u8);
+
     /// All lanes `x`.
     fn i_splat(self, x: i32) -> Self::I;
     /// Loads 16 integers.

@@ -4,6 +4,9 @@
 //! values; then the chunk is combined with those before it (as in FlashAttention, arXiv:2205.14135). A unit of work is one
 //! head of a few tokens of one sequence: the chunk of keys and values stays in the cache for all of them.
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::ops::Range;
 

@@ -25,9 +25,12 @@ use crate::quant::{BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0
 /// Up to this many tokens are multiplied one by one; from there on unpacking a panel pays.
 const DECODE_TOKENS: usize = 3;
 
-/// Bytes of weights per chunk of work: some microseconds at 10 GB/s, so that the cursor costs little and threads of different
-/// speed finish together.
-const CHUNK_BYTES: usize = 64 * 1024;
+/// Bytes of weights per chunk of work, at least: some microseconds at 10 GB/s, so that the cursor costs little.
+const MIN_CHUNK_BYTES: usize = 64 * 1024;
+/// And at most: the first tile of a chunk is not prefetched, so that longer chunks are faster, up to here.
+const MAX_CHUNK_BYTES: usize = 1024 * 1024;
+/// Between the two, a dispatch has this many chunks per thread, so that threads of different speed finish together.
+const CHUNKS_PER_THREAD: usize = 8;
 
 /// One product in [`Compute::matmul_many`](crate::Compute::matmul_many).
 #[derive(Debug)]
@@ -76,7 +79,10 @@ pub(crate) fn run(isa: Isa, pool: &Pool, jobs: &mut [MatmulJob<'_, '_>], x: &Act
         return;
     }
     let bytes_per_tile = bytes.div_ceil(tiles).max(1);
-    let chunk = (CHUNK_BYTES / bytes_per_tile / x.n_tokens()).max(1);
+    let chunk_bytes = (bytes / (CHUNKS_PER_THREAD * pool.n_threads()))
+        .clamp(MIN_CHUNK_BYTES, MAX_CHUNK_BYTES)
+        / x.n_tokens();
+    let chunk = (chunk_bytes / bytes_per_tile).max(1);
     pool.run(tiles, chunk, |range| {
         for tile in range {
             let part = parts.partition_point(|part| part.0 <= tile) - 1;

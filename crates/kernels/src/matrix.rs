@@ -200,6 +200,11 @@ impl<'a> Matrix<'a> {
         &self.bytes[i * self.row_bytes..(i + 1) * self.row_bytes]
     }
 
+    /// Bytes from one row to the next.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
+    }
+
     /// The rows in `range` as a matrix, as needed for fused tensors (q, k and v in one).
     ///
     /// # Panics

@@ -26,6 +26,9 @@
 //! - Sleeping is the store-then-load pattern on two variables (sleepers and state), which needs `SeqCst` on both sides: either the
 //!   caller sees the sleeper and notifies it under the lock, or the sleeper sees the open epoch and does not sleep.
 
+#[cfg(test)]
+mod tests;
+
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
 use std::fmt;

@@ -158,6 +158,12 @@ impl Kernel for Avx512 {
     }
 
     #[inline(always)]
+    fn prefetch(self, at: *const u8) {
+        // SAFETY: see above; a prefetch does not access memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+    }
+
+    #[inline(always)]
     fn i_splat(self, x: i32) -> Self::I {
         // SAFETY: see above.
         unsafe { _mm512_set1_epi32(x) }
