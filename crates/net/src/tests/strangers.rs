@@ -280,6 +280,23 @@ async fn a_frame_that_is_cut_or_never_ends_is_refused() {
 }
 
 #[tokio::test]
+async fn a_dropped_receive_keeps_what_has_arrived() {
+    let (member, traitor) = (member().await, stranger(&[]).await);
+    let quic = infiltrate(&traitor, &member, Plane::Data).await;
+    let mut receiver = soon(member.accept()).await.unwrap().frame_receiver().unwrap();
+    let mut send = quic.open_uni().await.unwrap();
+    let frame = step(0, 8, 64);
+    let bytes = frame.encode();
+    for n_bytes in [1, 50, 95, 96, 97, bytes.len() - 1] {
+        send.write_all(&bytes[..n_bytes]).await.unwrap();
+        let wait = time::timeout(Duration::from_millis(50), receiver.recv()).await;
+        assert!(wait.is_err(), "{n_bytes} bytes are no frame: {wait:?}");
+        send.write_all(&bytes[n_bytes..]).await.unwrap();
+        assert_eq!(soon(receiver.recv()).await.unwrap(), Some(frame.clone()), "{n_bytes} bytes");
+    }
+}
+
+#[tokio::test]
 async fn a_second_frame_stream_waits_for_the_end_of_the_first() {
     let (member, traitor) = (member().await, stranger(&[]).await);
     let quic = infiltrate(&traitor, &member, Plane::Data).await;
