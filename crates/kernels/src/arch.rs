@@ -65,7 +65,6 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 /// Exact integer arithmetic of quantised blocks, for 16 rows of weights at a time.
 ///
 /// Codes with an offset of 128 use all eight bits; all others are below 64.
-#[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 has such kernels"))]
 pub(crate) trait Kernel: Lanes {
     /// Tokens that share a load of weights; as many as there are registers for.
     const TOKENS: usize;

@@ -33,13 +33,14 @@ impl Isa {
 
     /// All that this CPU has, from the slowest (scalar) to the fastest.
     pub fn all_available() -> Vec<Isa> {
-        let mut all = vec![Isa::scalar()];
-        #[cfg(target_arch = "x86_64")]
-        {
-            all.extend(Avx2::detect().map(|token| Isa(Level::Avx2(token))));
-            all.extend(Avx512::detect().map(|token| Isa(Level::Avx512(token))));
-        }
-        all
+        let all = [
+            Some(Level::Scalar(Scalar)),
+            #[cfg(target_arch = "x86_64")]
+            Avx2::detect().map(Level::Avx2),
+            #[cfg(target_arch = "x86_64")]
+            Avx512::detect().map(Level::Avx512),
+        ];
+        all.into_iter().flatten().map(Isa).collect()
     }
 }
 

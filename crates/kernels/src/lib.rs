@@ -35,6 +35,7 @@
     unsafe_code,
     reason = "SIMD, views of file bytes and the thread pool; each use says why it is sound"
 )]
+#![expect(clippy::needless_range_loop, reason = "kernels walk several arrays by one index")]
 
 mod activations;
 mod arch;

@@ -73,7 +73,7 @@ pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_
             scales.0[r] = block.d();
         }
     }
-    for_tokens(k, tile, SmallTokens::<OFFSET>(&panel));
+    for_tokens(k, tile, &SmallTokens::<OFFSET>(&panel));
     give_back(panel);
 }
 
@@ -106,7 +106,7 @@ pub(super) fn super_<K: Kernel, B: Super>(k: K, tile: &Tile<'_>) {
             }
         }
     }
-    for_tokens(k, tile, SuperTokens::<B>(&panel, std::marker::PhantomData));
+    for_tokens(k, tile, &SuperTokens::<B>(&panel, std::marker::PhantomData));
     give_back(panel);
 }
 
@@ -118,7 +118,7 @@ trait Tokens {
 
 /// Walks through all tokens in steps of `K::TOKENS` and less at the end.
 #[inline(always)]
-fn for_tokens<K: Kernel>(k: K, tile: &Tile<'_>, tokens: impl Tokens) {
+fn for_tokens<K: Kernel>(k: K, tile: &Tile<'_>, tokens: &impl Tokens) {
     let n_tokens = tile.x.n_tokens();
     let mut t = 0;
     while t < n_tokens {
