@@ -76,8 +76,8 @@ fn a_request_gives_the_same_bytes_beside_three_others() {
     let questions = [QUESTION, "How do I add a phone?", "Hello!", "Why does the WiFi matter?"];
     let alone: Vec<String> = questions.iter().map(|question| node.chat(question, 1.0, 3)).collect();
     let together: Vec<String> = std::thread::scope(|scope| {
-        let chat = |question| scope.spawn(|| node.chat(question, 1.0, 3));
-        let chats: Vec<_> = questions.iter().map(chat).collect();
+        let node = &node;
+        let chats = questions.map(|question| scope.spawn(move || node.chat(question, 1.0, 3)));
         chats.into_iter().map(|chat| chat.join().expect("it answers")).collect()
     });
     assert_eq!(together, alone);

@@ -21,8 +21,8 @@ fn one_two_and_three_nodes_give_the_same_bytes() {
         assert_eq!(ask(), one, "over {n_nodes} nodes");
     }
     let together: Vec<String> = std::thread::scope(|scope| {
-        let chat = |question| scope.spawn(|| nodes[0].chat(question, 1.0, 5));
-        let chats: Vec<_> = QUESTIONS.iter().map(chat).collect();
+        let first = &nodes[0];
+        let chats = QUESTIONS.map(|question| scope.spawn(move || first.chat(question, 1.0, 5)));
         chats.into_iter().map(|chat| chat.join().expect("it answers")).collect()
     });
     assert_eq!(together, one[3..], "three requests at once over three nodes");
