@@ -4,6 +4,7 @@
 //! overflow, and so that no header alone can make the engine allocate much. What the counts promise must then
 //! be there as tensors of the right shape (see `weights`), which ties memory to the length of the file.
 
+use std::fmt::Display;
 use std::ops::RangeInclusive;
 
 use shoal_gguf::Metadata;
@@ -168,7 +169,7 @@ impl<'a> Keys<'a> {
     }
 
     /// An error about the value of a key.
-    pub(crate) fn bad(&self, name: &str, expected: &str, found: impl ToString) -> Error {
+    pub(crate) fn bad(&self, name: &str, expected: &str, found: impl Display) -> Error {
         Error::Hparam {
             key: self.key(name),
             expected: expected.to_owned(),

@@ -9,6 +9,8 @@
 //! 5. *min-p*: of these, those that are at least `min_p` times as likely as the most likely one
 //! 6. one of the rest is drawn, each with its share
 //!
+//! After step 2, tokens that are negligible (less than e^-24 times as likely as the best) are dropped.
+//!
 //! Everything is decided by the arguments: tokens of equal logits rank by their id, sums run in the order of
 //! ids, and the random number belongs to the seed and the position. So any node that has the logits draws the
 //! same token.
@@ -19,8 +21,13 @@ use shoal_proto::{SamplingParams, TokenId};
 
 use crate::philox::uniform;
 
-/// Below this many candidates are sorted at first to find where top-p cuts. Trained models rarely need more.
+/// This many candidates are sorted at first to find where top-p cuts. Trained models rarely need more.
 const SORTED_FIRST: usize = 128;
+
+/// Tokens whose logits, over temperature, are this far below the best are not drawn: e^-24 times as likely, all
+/// of a vocabulary of 150,000 have less than a hundred-thousandth of the probability. What is left of a trained
+/// model's vocabulary is small, and an exponential per token would cost as much as a layer.
+const NEGLIGIBLE: f32 = 24.0;
 
 /// A token that may be drawn.
 #[derive(Debug, Clone, Copy)]
@@ -60,15 +67,18 @@ pub fn sample(logits: &mut [f32], params: &SamplingParams, history: &[TokenId]) 
         return token(best);
     }
 
-    // In the order of ids, and without those that are too unlikely to have a weight at all.
+    // In the order of ids.
     let mut candidates: Vec<Candidate> = Vec::new();
+    let floor = max - NEGLIGIBLE * params.temperature;
     for (i, &logit) in logits.iter().enumerate() {
-        let weight = weight((logit - max) / params.temperature);
-        if weight > 0.0 {
-            candidates.push(Candidate { token: token(i), logit, weight });
+        if logit >= floor {
+            candidates.push(Candidate { token: token(i), logit, weight: 0.0 });
         }
     }
     keep_top_k(&mut candidates, params.top_k);
+    for candidate in &mut candidates {
+        candidate.weight = shoal_kernels::exp((candidate.logit - max) / params.temperature);
+    }
     keep_top_p(&mut candidates, params.top_p);
     candidates.retain(|candidate| candidate.weight >= params.min_p);
     let random = uniform(params.seed, history.len() as u64);
@@ -109,11 +119,6 @@ fn argmax(logits: &[f32]) -> usize {
         }
     }
     best
-}
-
-/// `exp(x)` for `x <= 0`, and zero where that would be denormal.
-fn weight(x: f32) -> f32 {
-    if x > -87.0 { shoal_kernels::exp(x) } else { 0.0 }
 }
 
 fn keep_top_k(candidates: &mut Vec<Candidate>, top_k: u32) {

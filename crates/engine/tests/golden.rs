@@ -88,7 +88,6 @@ fn check(name: &str, model: Vec<u8>, kl_max: f64) {
     .expect("tokens of the vocabulary");
     assert_eq!(n_rows, n_positions);
     let mean = sum / n_positions as f64;
-    println!("{name}: mean KL {mean:.2e}");
     assert!(mean < kl_max, "{name}: mean KL divergence {mean:.2e}, expected below {kl_max:.0e}");
 }
 

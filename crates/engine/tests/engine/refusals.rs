@@ -7,7 +7,7 @@ use shoal_engine::{Error, Model, Segment, Sequence, Shard};
 use shoal_gguf::{Array, Gguf, TensorType, Value, Writer};
 use shoal_proto::LayerRange;
 
-use crate::support::{bytes, compute};
+use crate::support::{Pipeline, bytes, compute};
 
 /// One shape of each architecture, and the architecture.
 const SMALL: [(&str, &str); 3] =
@@ -288,6 +288,42 @@ fn llama_may_have_biases_and_a_tied_or_separate_output() {
     parts.drop_tensor("output.weight");
     parts.add_vector("blk.2.attn_k.bias", &[0.5; 32]);
     compute_one(&parts.model().expect("a valid file").expect("nothing is missing"));
+}
+
+#[test]
+fn rotation_factors_are_read_under_both_names_and_not_without_scaling() {
+    let factor = |edit: fn(&mut Parts)| {
+        let mut parts = Parts::of("tiny-qwen2", "q4_k_m");
+        edit(&mut parts);
+        let model = parts.model().expect("a valid file").expect("supported");
+        model.hparams().rope.factor
+    };
+    assert_eq!(factor(|parts| parts.set("qwen2.rope.scaling.factor", 4_f32)), 4.0);
+    assert_eq!(factor(|parts| parts.set("qwen2.rope.scale_linear", 4_f32)), 4.0);
+    assert_eq!(factor(|parts| parts.set("qwen2.rope.scale_linear", 0_f32)), 1.0);
+    let unscaled = |parts: &mut Parts| {
+        parts.set("qwen2.rope.scaling.type", "none");
+        parts.set("qwen2.rope.scaling.factor", 4_f32);
+    };
+    assert_eq!(factor(unscaled), 1.0);
+}
+
+#[test]
+fn phi_3_looks_back_as_far_as_its_window() {
+    let mut parts = Parts::of("tiny-phi3", "q4_k_m");
+    let mut last_logits = |window: u32, tokens: &[u32]| {
+        parts.set("phi3.attention.sliding_window", window);
+        let model = parts.model().expect("a valid file").expect("supported");
+        Pipeline::whole(&model, 16).step(&compute(), tokens)
+    };
+    // A token that sees only itself has nothing to tell it from another at another place.
+    assert!(last_logits(1, &[1, 2, 3]) == last_logits(1, &[9, 3]));
+    // Four layers of a window of two see four tokens back and not five.
+    let five = last_logits(2, &[7, 1, 2, 3, 4, 5]);
+    assert!(five == last_logits(2, &[8, 1, 2, 3, 4, 5]));
+    assert!(five != last_logits(2, &[7, 8, 2, 3, 4, 5]));
+    // Zero means none.
+    assert!(last_logits(0, &[7, 1, 2, 3]) == last_logits(100, &[7, 1, 2, 3]));
 }
 
 /// Computes one token with all layers.

@@ -1,6 +1,6 @@
 //! Small models of every architecture, and pipelines of shards over them.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use shoal_engine::{Compute, Model, Segment, Sequence, Shard};
@@ -20,9 +20,9 @@ const N_VOCAB: u32 = 512;
 
 /// The file of a synthetic model, as bytes that live as long as the tests.
 pub(crate) fn bytes(shape: &'static str, file_type: &'static str) -> &'static [u8] {
-    static MADE: Mutex<Option<HashMap<(&str, &str), &'static [u8]>>> = Mutex::new(None);
+    type Made = BTreeMap<(&'static str, &'static str), &'static [u8]>;
+    static MADE: Mutex<Made> = Mutex::new(BTreeMap::new());
     let mut made = MADE.lock().unwrap_or_else(PoisonError::into_inner);
-    let made = made.get_or_insert_with(HashMap::new);
     made.entry((shape, file_type)).or_insert_with(|| {
         Vec::leak(xtask::synth::model(shape, file_type, 1).expect("a shape that there is"))
     })
