@@ -95,6 +95,7 @@ async fn pieces_arrive_before_the_answer_is_whole() {
     let mut connection = server.ask(true).await;
     let text = read_until(&mut connection, "two").await;
     assert!(text.contains("one") && !text.contains("[DONE]"), "{text}");
+    drop(connection);
     server.stop().await;
 }
 

@@ -1,5 +1,7 @@
 //! Answers as server-sent events.
 
+use std::time::Duration;
+
 use axum::{body::Body, http::Method};
 use futures_util::StreamExt;
 use serde_json::{Value, json};
@@ -12,6 +14,8 @@ use super::{
 };
 
 const PATH: &str = "/v1/chat/completions";
+/// The clock of the test that uses it jumps.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn body(extra: &Value) -> Value {
     let mut body = json!({"model": "demo", "messages": [{"role": "user", "content": "Hi"}]});
@@ -114,7 +118,8 @@ async fn comments_keep_a_silent_stream_alive() {
     let mut frames = Body::into_data_stream(response.into_body());
     let mut texts = Vec::new();
     for _ in 0..4 {
-        let frame = frames.next().await.expect("the stream goes on").expect("bytes");
+        let frame = tokio::time::timeout(PATIENCE, frames.next()).await.expect("no silence");
+        let frame = frame.expect("the stream goes on").expect("bytes");
         texts.push(String::from_utf8(frame.to_vec()).expect("UTF-8"));
     }
     assert!(texts[0].starts_with("data: ") && texts[1].starts_with("data: "), "{texts:?}");
