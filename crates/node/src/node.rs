@@ -314,7 +314,8 @@ impl Node {
             return Err(error);
         }
         self.inner.peers.apply(ClusterEvent::Instance(record.clone()));
-        self.inner.peers.tell_all(&Request::Publish { instance: record.clone() }).await;
+        let peers = self.inner.records_of(&record);
+        self.inner.peers.tell_all(&Request::Publish { instance: record.clone(), peers }).await;
         info!(model = %record.model.name, n_stages = record.placement.stages.len(), "placed");
         Ok(self.status(record))
     }
@@ -409,7 +410,8 @@ impl Node {
             if stage.node == self.inner.id {
                 return self.inner.load(record).await;
             }
-            let request = Request::Load { instance: record.clone() };
+            let peers = self.inner.records_of(record);
+            let request = Request::Load { instance: record.clone(), peers };
             match self.inner.peers.ask(stage.node, &request, LOAD_TIMEOUT).await? {
                 Response::Ok => Ok(()),
                 Response::Refused { message } => {
@@ -466,6 +468,16 @@ impl Inner {
         Ok(())
     }
 
+    /// The records of the nodes that run an instance's stages.
+    fn records_of(&self, instance: &InstanceRecord) -> Vec<NodeRecord> {
+        let own = self.peers.record();
+        self.peers.read(|state, _| {
+            let record = |id| if id == own.id { Some(&own) } else { state.record(id) };
+            let stages = instance.placement.stages.iter();
+            stages.filter_map(|stage| record(stage.node).cloned()).collect()
+        })
+    }
+
     /// Ends this node's stage of an instance and forgets the instance.
     fn unload(&self, instance: InstanceId, epoch: Epoch) {
         self.peers.apply(ClusterEvent::InstanceDropped { instance, epoch });
@@ -490,14 +502,18 @@ impl Inner {
 impl Handler for Inner {
     async fn handle(&self, peer: NodeId, request: Request) -> Response {
         match request {
-            Request::Load { instance } => match self.load(&instance).await {
-                Ok(()) => Response::Ok,
-                Err(error) => {
-                    warn!(peer = %peer.short(), %error, "stage refused");
-                    Response::Refused { message: crate::error::chain(&error) }
+            Request::Load { instance, peers } => {
+                self.peers.meet(peers);
+                match self.load(&instance).await {
+                    Ok(()) => Response::Ok,
+                    Err(error) => {
+                        warn!(peer = %peer.short(), %error, "stage refused");
+                        Response::Refused { message: crate::error::chain(&error) }
+                    }
                 }
-            },
-            Request::Publish { instance } => {
+            }
+            Request::Publish { instance, peers } => {
+                self.peers.meet(peers);
                 self.peers.apply(ClusterEvent::Instance(instance));
                 Response::Ok
             }

@@ -223,7 +223,7 @@ impl Peers {
         let request = Request::Hello { record: self.record(), peers: self.known_records() };
         let response = connection.request(&request, ANSWER_TIMEOUT).await?;
         if let Response::Hello { record, peers, instances } = response {
-            self.meet(record, peers);
+            self.meet(peers.into_iter().chain([record]));
             instances.into_iter().for_each(|instance| {
                 self.apply(Event::Instance(instance));
             });
@@ -235,14 +235,16 @@ impl Peers {
         self.read(|state, _| state.members().map(|member| member.record.clone()).collect())
     }
 
-    fn meet(&self, record: NodeRecord, peers: Vec<NodeRecord>) {
+    /// Takes in records, and remembers their nodes. Returns whether any was new.
+    pub(crate) fn meet(&self, records: impl IntoIterator<Item = NodeRecord>) -> bool {
         let mut new = false;
-        for record in std::iter::once(record).chain(peers) {
+        for record in records {
             new |= self.apply(Event::Record(record));
         }
         if new && let Some(path) = &self.remembered {
             remembered::save(path, &self.known_records());
         }
+        new
     }
 
     /// Serves a control connection until it ends.
@@ -299,8 +301,17 @@ impl Peers {
         }
     }
 
+    /// Tells every peer whom this node knows: who has just come should be known to all at once.
+    fn pass_on(self: &Arc<Self>) {
+        let peers = Arc::clone(self);
+        self.spawn(async move {
+            let hello = Request::Hello { record: peers.record(), peers: peers.known_records() };
+            peers.tell_all(&hello).await;
+        });
+    }
+
     async fn answer<H: Handler>(
-        &self,
+        self: &Arc<Self>,
         peer: NodeId,
         request: Request,
         handler: &Arc<H>,
@@ -311,7 +322,9 @@ impl Peers {
                 message: format!("a record of node {}, from node {peer}", record.id),
             },
             Request::Hello { record, peers } => {
-                self.meet(record, peers);
+                if self.meet(peers.into_iter().chain([record])) {
+                    self.pass_on();
+                }
                 Response::Hello {
                     record: self.record(),
                     peers: self.known_records(),

@@ -118,11 +118,15 @@ pub enum Request {
     Load {
         /// The instance; its placement names the receiver.
         instance: InstanceRecord,
+        /// The nodes of its stages, so that each can reach the next.
+        peers: Vec<NodeRecord>,
     },
     /// "This instance is ready; requests for its model may use it."
     Publish {
         /// The instance.
         instance: InstanceRecord,
+        /// The nodes of its stages, so that a driver can reach the first.
+        peers: Vec<NodeRecord>,
     },
     /// "Drop your stage of this instance, and forget it."
     Unload {
