@@ -206,7 +206,8 @@ function noteFor(outcome, seconds) {
   const parts = [];
   if (outcome.finish === "length") parts.push("The context is full, so the answer ends here");
   if (n > 0) parts.push(n === 1 ? "1 token" : `${n} tokens`);
-  if (n > 1 && seconds > 0) parts.push(`${((n - 1) / seconds).toFixed(1)} per second`);
+  const rate = (n - 1) / seconds;
+  if (n > 1 && seconds > 0) parts.push(`${rate.toFixed(rate < 100 ? 1 : 0)} per second`);
   return parts.join(" · ");
 }
 

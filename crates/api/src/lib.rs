@@ -14,11 +14,11 @@
 //!
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 //!
-//! - [`chat`]: the chat API: request, answer, stream
-//! - [`models`], [`cluster`], [`page`]: the other routes
-//! - [`guard`]: which requests are let in at all
-//! - [`body`], [`error`]: JSON in, errors out
-//! - [`backend`]: what a node must offer; tests put a script in its place
+//! - `chat`: the chat API: request, answer, stream
+//! - `models`, `cluster`, `page`: the other routes
+//! - `guard`: which requests are let in at all
+//! - `body`, `error`: JSON in, errors out
+//! - `backend`: what a node must offer; tests put a script in its place
 
 mod backend;
 mod body;
