@@ -1,3 +1,5 @@
+//! Tickets survive their text form, and nothing else is a ticket.
+
 use proptest::prelude::*;
 
 use super::*;
