@@ -61,6 +61,12 @@ pub enum Error {
         /// The most that the model was trained with.
         n_ctx_train: u32,
     },
+    /// The system refuses the memory for a KV cache.
+    #[error("out of memory: a KV cache of {n_bytes} bytes was refused")]
+    OutOfMemory {
+        /// Bytes of the keys or values of one layer.
+        n_bytes: u64,
+    },
     /// A step does not fit in a sequence's context. Nothing was changed.
     #[error("the context is full: expected at most {n_ctx} tokens, got {wanted}")]
     ContextFull {

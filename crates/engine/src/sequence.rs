@@ -37,7 +37,7 @@ impl Sequence {
     ///   which apply, so all shards of a model must be given the same.
     ///
     /// # Errors
-    /// If `n_ctx` is zero or beyond the context that the model was trained with.
+    /// If `n_ctx` is zero or beyond the context that the model was trained with, or the system refuses the memory.
     pub fn new(shard: &Shard, n_ctx: usize) -> Result<Self, Error> {
         let (model, layers) = (Arc::clone(shard.model()), shard.layers());
         let hparams = model.hparams();
@@ -45,10 +45,11 @@ impl Sequence {
         if n_ctx == 0 || n_ctx > n_ctx_train as usize {
             return Err(Error::Context { n_ctx, n_ctx_train });
         }
-        // At most 2^24 positions of 2^16 numbers: far from an overflow.
-        let len = n_ctx * hparams.n_embd_kv();
-        let cache = |_| KvCache { k: vec![0; len], v: vec![0; len] };
-        let caches = layers.iter().map(cache).collect();
+        let len = n_ctx.saturating_mul(hparams.n_embd_kv());
+        let caches = layers
+            .iter()
+            .map(|_| Ok(KvCache { k: zeroed(len)?, v: zeroed(len)? }))
+            .collect::<Result<_, Error>>()?;
         Ok(Self { model, layers, n_ctx, tokens: Vec::new(), caches })
     }
 
@@ -78,6 +79,14 @@ impl Sequence {
     pub fn truncate(&mut self, n: usize) {
         self.tokens.truncate(n);
     }
+}
+
+/// Zeroed memory that no page backs before it is written.
+fn zeroed(len: usize) -> Result<Vec<u16>, Error> {
+    // `vec!` is the only lazily zeroed allocation, and it ends the process where there is no memory. So ask first.
+    let asked = Vec::<u16>::new().try_reserve_exact(len);
+    asked.map_err(|_| Error::OutOfMemory { n_bytes: 2 * len as u64 })?;
+    Ok(vec![0; len])
 }
 
 impl fmt::Debug for Sequence {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use shoal_engine::{Segment, Sequence, Shard};
+use shoal_engine::{Segment, Sequence, Shard, evaluate};
 use shoal_proto::{LayerRange, TokenId};
 
 use crate::support::{N_LAYER, Pipeline, SHAPES, compute, model, tokens};
@@ -103,6 +103,8 @@ fn a_shard_takes_only_what_belongs_to_it() {
     );
     check(&mut own, &row[1..], "segment 0: expected 256 activations, got 255");
 
+    let error = evaluate(&mut shard, &compute(), 8, &[1], |_, _| {}).expect_err("only a part");
+    assert_eq!(error.to_string(), "layers: expected all of 0..4, got 2..4");
     let error = Shard::load(model_a, layers(3, 5)).expect_err("no such layer");
     assert_eq!(error.to_string(), "layers: expected a range within 0..4, got 3..5");
 }
