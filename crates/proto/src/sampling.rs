@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 
-/// Parameters of the sampler. `Default` is the API's default: temperature 0.7, nothing else.
+/// Parameters of the sampler. `Default` is temperature 0.7 and nothing else.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SamplingParams {
     /// Divides the logits; 0 picks the most likely token. Finite, at least 0.
@@ -39,7 +39,7 @@ impl Default for SamplingParams {
 
 /// A sampling parameter outside its range.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{name}: expected {expected}, got {got}")]
+#[error("expected {expected}, got {got}")]
 pub struct SamplingError {
     /// The parameter's name, as users of the API know it.
     pub name: &'static str,
