@@ -41,28 +41,26 @@ class RmsNorm(nn.Module):
         return (x.float() * scale).to(x.dtype) * self.weight.to(x.dtype)
 
 
-def rope_table(hparams: Hparams, device=None):
-    """Returns cos and sin of the rotation angles, `[n_ctx_train, head_dim / 2]` each."""
-    half = torch.arange(0, hparams.head_dim, 2, dtype=torch.float64, device=device)
+def rope_table(hparams: Hparams):
+    """Returns the rotations as unit complex numbers, `[n_ctx_train, head_dim / 2]`."""
+    half = torch.arange(0, hparams.head_dim, 2, dtype=torch.float64)
     freq = hparams.rope_freq_base ** (-half / hparams.head_dim)
-    angle = torch.arange(hparams.n_ctx_train, dtype=torch.float64, device=device)[:, None] * freq
-    return angle.cos().float(), angle.sin().float()
+    angle = torch.arange(hparams.n_ctx_train, dtype=torch.float64)[:, None] * freq
+    return torch.polar(torch.ones_like(angle), angle).to(torch.complex64)
 
 
-def rotate(x, cos, sin):
-    """Rotates pairs `2i, 2i + 1` of `x`, `[batch, n_head, n_tokens, head_dim]`."""
-    even, odd = x[..., 0::2], x[..., 1::2]
-    cos, sin = cos.to(x.dtype), sin.to(x.dtype)
-    return torch.stack((even * cos - odd * sin, even * sin + odd * cos), dim=-1).flatten(-2)
+def rotate(x, rotation):
+    """Rotates pairs `2i, 2i + 1` of `x`, `[batch, n_tokens, n_head, head_dim]`, each as one complex number."""
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rotation[:, None]).flatten(-2).to(x.dtype)
 
 
 class Layer(nn.Module):
     """One transformer block, its matrices named as in GGUF."""
 
-    def __init__(self, hparams: Hparams, dropout: float):
+    def __init__(self, hparams: Hparams):
         super().__init__()
         h = self.hparams = hparams
-        self.dropout = dropout
         self.attn_norm = RmsNorm(h.n_embd, h.rms_eps)
         self.attn_q = nn.Linear(h.n_embd, h.n_head * h.head_dim, bias=False)
         self.attn_k = nn.Linear(h.n_embd, h.n_head_kv * h.head_dim, bias=False)
@@ -73,37 +71,36 @@ class Layer(nn.Module):
         self.ffn_up = nn.Linear(h.n_embd, h.n_ff, bias=False)
         self.ffn_down = nn.Linear(h.n_ff, h.n_embd, bias=False)
 
-    def forward(self, x, cos, sin):
+    def forward(self, x, rotation, mask):
         h = self.hparams
         batch, n_tokens, _ = x.shape
         y = self.attn_norm(x)
-        q = self.attn_q(y).view(batch, n_tokens, h.n_head, h.head_dim).transpose(1, 2)
-        k = self.attn_k(y).view(batch, n_tokens, h.n_head_kv, h.head_dim).transpose(1, 2)
+        q, k = self.attn_q(y), self.attn_k(y)
+        heads = torch.cat((q, k), dim=-1).view(batch, n_tokens, h.n_head + h.n_head_kv, h.head_dim)
+        q, k = rotate(heads, rotation).transpose(1, 2).split((h.n_head, h.n_head_kv), dim=1)
         v = self.attn_v(y).view(batch, n_tokens, h.n_head_kv, h.head_dim).transpose(1, 2)
-        q, k = rotate(q, cos, sin), rotate(k, cos, sin)
+        # Heads of one group share keys and values: stack them as more query rows.
         group = h.n_head // h.n_head_kv
-        k, v = k.repeat_interleave(group, dim=1), v.repeat_interleave(group, dim=1)
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True)
-        y = self.attn_output(y.transpose(1, 2).reshape(batch, n_tokens, -1))
-        x = x + F.dropout(y, self.dropout, self.training)
+        q = q.reshape(batch, h.n_head_kv, group * n_tokens, h.head_dim)
+        scores = (q @ k.transpose(-1, -2)).unflatten(2, (group, n_tokens))
+        weights = torch.softmax(scores.float() * h.head_dim**-0.5 + mask, dim=-1).to(v.dtype)
+        y = (weights.flatten(2, 3) @ v).view(batch, h.n_head, n_tokens, h.head_dim)
+        x = x + self.attn_output(y.transpose(1, 2).reshape(batch, n_tokens, -1))
         y = self.ffn_norm(x)
-        y = self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
-        return x + F.dropout(y, self.dropout, self.training)
+        return x + self.ffn_down(F.silu(self.ffn_gate(y)) * self.ffn_up(y))
 
 
 class Model(nn.Module):
-    """The whole network; `forward` gives the final hidden state, `logits` the scores of chosen rows."""
+    """The whole network, with dropout on its input only; `forward` gives the final hidden state, `logits` the scores of chosen rows."""
 
     def __init__(self, hparams: Hparams, dropout: float = 0.0):
         super().__init__()
         self.hparams = hparams
         self.dropout = dropout
         self.token_embd = nn.Embedding(hparams.n_vocab, hparams.n_embd)
-        self.blk = nn.ModuleList(Layer(hparams, dropout) for _ in range(hparams.n_layer))
+        self.blk = nn.ModuleList(Layer(hparams) for _ in range(hparams.n_layer))
         self.output_norm = RmsNorm(hparams.n_embd, hparams.rms_eps)
-        cos, sin = rope_table(hparams)
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("rotation", rope_table(hparams), persistent=False)
         residual_std = 0.02 / (2 * hparams.n_layer) ** 0.5
         for name, weight in self.named_parameters():
             if weight.dim() == 2:
@@ -113,10 +110,11 @@ class Model(nn.Module):
     def forward(self, ids):
         """Maps ids `[batch, n_tokens]` to hidden states `[batch, n_tokens, n_embd]`."""
         n_tokens = ids.shape[1]
-        cos, sin = self.cos[:n_tokens], self.sin[:n_tokens]
+        rotation = self.rotation[:n_tokens]
+        mask = torch.full((n_tokens, n_tokens), float("-inf")).triu(1)
         x = F.dropout(self.token_embd(ids), self.dropout, self.training)
         for layer in self.blk:
-            x = layer(x, cos, sin)
+            x = layer(x, rotation, mask)
         return self.output_norm(x)
 
     def logits(self, hidden):
