@@ -23,8 +23,12 @@ const SHELL_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
-    let filter =
-        EnvFilter::try_from_env(env::LOG).unwrap_or_else(|_| EnvFilter::new("warn,shoal=info"));
+    // A node tells its operator what it does; a command says nothing unless something is wrong.
+    let level = match args.command {
+        None | Some(Command::Serve(_)) => "warn,shoal=info",
+        Some(_) => "warn",
+    };
+    let filter = EnvFilter::try_from_env(env::LOG).unwrap_or_else(|_| EnvFilter::new(level));
     tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(SHELL_THREADS)

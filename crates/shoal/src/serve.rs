@@ -43,6 +43,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         node.shutdown().await;
         return Err(error.into());
     }
+    // Before the node says that it is ready: whoever reads that may end it at once.
+    let stop = stop_signal()?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "Shoal is ready: http://{address}")?;
     out.flush()?;
@@ -50,7 +52,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
     let signals = async move {
-        wait_for_signal().await;
+        stop.await;
         info!("ending");
         on_signal.cancel();
     };
@@ -60,21 +62,30 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     served.context("the API ended").map_err(Failure::from)
 }
 
-/// Waits for Ctrl-C or SIGTERM.
-async fn wait_for_signal() {
-    let interrupt = tokio::signal::ctrl_c();
-    #[cfg(unix)]
-    {
-        use tokio::signal::unix::{SignalKind, signal};
-        if let Ok(mut terminate) = signal(SignalKind::terminate()) {
-            tokio::select! {
-                _ = interrupt => {}
-                _ = terminate.recv() => {}
-            }
-            return;
+/// Listens for Ctrl-C and SIGTERM from now on; the future waits for the first.
+#[cfg(unix)]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
         }
-    }
-    let _ = interrupt.await;
+    })
+}
+
+/// Waits for Ctrl-C.
+#[cfg(not(unix))]
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    Ok(async {
+        // Without a way to be told, the node runs until it is ended.
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    })
 }
 
 fn default_data_dir() -> Result<PathBuf, Failure> {
