@@ -402,7 +402,12 @@ fn nodes_agree_on_instances_that_were_placed_on_both_sides_of_a_cut() {
                     let record = InstanceRecord {
                         id: InstanceId(1),
                         epoch: Epoch(i as u64 % 3),
-                        model: ModelRef { name: "demo".into(), fingerprint: [0; 32], n_layer: 2 },
+                        model: ModelRef {
+                            name: "demo".into(),
+                            files: None,
+                            fingerprint: [0; 32],
+                            n_layer: 2,
+                        },
                         placement: Placement {
                             stages: vec![Stage {
                                 node: id,

@@ -42,6 +42,7 @@ impl Opened {
     pub(crate) fn reference(&self) -> ModelRef {
         ModelRef {
             name: self.source.name.clone(),
+            files: None,
             fingerprint: self.source.fingerprint,
             n_layer: self.model.n_layer(),
         }

@@ -521,6 +521,9 @@ impl Handler for Inner {
                 self.unload(instance, epoch);
                 Response::Ok
             }
+            Request::Obtain { .. } | Request::Holding { .. } | Request::Hashes { .. } => {
+                Response::Refused { message: "this node shares no files yet".into() }
+            }
             Request::Hello { .. } | Request::Heartbeat { .. } => {
                 Response::Refused { message: "answered by the control plane itself".into() }
             }

@@ -7,10 +7,13 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::{Epoch, InstanceId, LayerRange, NodeId};
+use crate::{
+    ChunkSet, Epoch, InstanceId, LayerRange, NodeId,
+    model::{FileId, ModelFiles},
+};
 
 /// Version of every control message. Raise it on any change to a type of this module.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 /// Largest control message in bytes: records of some hundred nodes fit.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
@@ -49,8 +52,10 @@ pub struct StageRecord {
 /// A model, named so that another node finds the same bytes on its own disk.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ModelRef {
-    /// `demo` or a path.
+    /// `demo`, the name of a model in the store, or a path.
     pub name: String,
+    /// How another node can get its files; `None` for `demo` and for a path, which every node must have itself.
+    pub files: Option<ModelFiles>,
     /// BLAKE3 of the GGUF's header, metadata and tensor directory, and of the file's size.
     pub fingerprint: [u8; 32],
     /// Number of its layers.
@@ -135,6 +140,43 @@ pub enum Request {
         /// Up to this epoch.
         epoch: Epoch,
     },
+    /// "See that you have what your stage of this model needs." Answered at once: the sender asks again until it is there.
+    Obtain {
+        /// The model.
+        model: ModelFiles,
+        /// The layers that are needed; `None` for the header alone.
+        layers: Option<LayerRange>,
+    },
+    /// "Which chunks of this file do you hold?"
+    Holding {
+        /// The file.
+        file: FileId,
+    },
+    /// "What are the hashes of these chunks?"
+    Hashes {
+        /// The file.
+        file: FileId,
+        /// The first chunk.
+        first: u32,
+        /// How many; at most [`HASHES_MAX`].
+        count: u32,
+    },
+}
+
+/// Most hashes of one answer, so that it fits a message.
+pub const HASHES_MAX: u32 = 16 * 1024;
+
+/// What a node holds of a file, and what it is doing about the rest.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Holding {
+    /// The chunks that it can give.
+    pub held: ChunkSet,
+    /// The chunks that it still wants for itself; empty unless it is downloading.
+    pub wanted: ChunkSet,
+    /// Those of them that it is fetching from outside the cluster at this moment.
+    pub fetching: ChunkSet,
+    /// Whether it has checked the whole file against its SHA-256, so that its hashes can be relied upon.
+    pub is_verified: bool,
 }
 
 /// The answer to a [`Request`].
@@ -153,12 +195,42 @@ pub enum Response {
     Ok,
     /// To [`Request::Heartbeat`]: send me your record with a `Hello`.
     SendRecord,
+    /// To [`Request::Obtain`]: under way.
+    Obtaining {
+        /// Bytes that are there.
+        n_bytes: u64,
+        /// Bytes that are needed.
+        n_total: u64,
+    },
+    /// To [`Request::Holding`].
+    Holding(Holding),
+    /// To [`Request::Hashes`]: BLAKE3 of each chunk asked for, as far as the node holds all of them.
+    Hashes(Vec<[u8; 32]>),
     /// Not done, and why, for the user.
     Refused {
         /// What was wrong.
         message: String,
     },
 }
+
+/// A request of the transfer plane: consecutive chunks of a file. The answer is one byte, [`TRANSFER_FOLLOWS`] and then the
+/// BLAKE3 hashes of the chunks as the giver knows them (32 bytes each) and their bytes, or [`TRANSFER_REFUSED`] and a text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TransferRequest {
+    /// The file.
+    pub file: FileId,
+    /// The first chunk.
+    pub first: u32,
+    /// How many; at most [`TRANSFER_CHUNKS_MAX`].
+    pub count: u32,
+}
+
+/// Most chunks of one transfer: 16 MiB.
+pub const TRANSFER_CHUNKS_MAX: u32 = 64;
+/// First byte of a transfer.
+pub const TRANSFER_FOLLOWS: u8 = 0;
+/// First byte of a refusal; the rest is text.
+pub const TRANSFER_REFUSED: u8 = 1;
 
 /// A control message that cannot be read.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,12 +4,15 @@
 //! Control messages are postcard with a version byte ([`control`]); data frames are a fixed little-endian header and raw
 //! payload ([`frame`]). Nothing here performs I/O.
 
+mod chunks;
 pub mod control;
 pub mod frame;
 mod id;
 mod layers;
+pub mod model;
 mod sampling;
 
+pub use chunks::ChunkSet;
 pub use id::{Epoch, InstanceId, NodeId, ParseNodeIdError, SequenceId};
 pub use layers::{LayerRange, LayerRangeError};
 pub use sampling::{SamplingError, SamplingParams};

@@ -14,7 +14,7 @@ pub(super) const ANDROID: &str = "aarch64-linux-android";
 const CRATES_MAX: usize = 350;
 
 /// Each crate of the workspace and those of the workspace that it may use.
-const LAYERS: [(&str, &[&str]); 12] = [
+const LAYERS: [(&str, &[&str]); 13] = [
     ("shoal-gguf", &[]),
     ("shoal-kernels", &[]),
     ("shoal-proto", &[]),
@@ -37,19 +37,30 @@ const LAYERS: [(&str, &[&str]); 12] = [
     ("shoal-api", &["shoal-node", "shoal-proto"]),
     ("shoal", &["shoal-api", "shoal-node", "shoal-proto"]),
     ("xtask", &["shoal-gguf"]),
+    ("shoal-fake-hub", &[]),
 ];
 
 /// What tests may use besides the crates below their own.
-const TESTS: [(&str, &[&str]); 2] =
-    [("xtask", &["shoal-kernels", "shoal-engine"]), ("shoal-engine", &["xtask"])];
+const TESTS: [(&str, &[&str]); 5] = [
+    ("xtask", &["shoal-kernels", "shoal-engine"]),
+    ("shoal-engine", &["xtask"]),
+    ("shoal-hub", &["shoal-fake-hub"]),
+    ("shoal-node", &["shoal-fake-hub", "xtask"]),
+    ("shoal", &["shoal-fake-hub", "xtask"]),
+];
 
 /// Crates of others, and who alone may use them.
-const OUTSIDE: [(&str, &[&str], &str); 5] = [
+const OUTSIDE: [(&str, &[&str], &str); 6] = [
     ("iroh", &["shoal-net"], "only `net` knows the transport"),
-    ("axum", &["shoal-api"], "only `api` speaks HTTP"),
+    ("axum", &["shoal-api", "shoal-fake-hub"], "only `api` serves HTTP"),
+    ("reqwest", &["shoal-hub"], "one constructor for every client, with roots that work in Termux"),
     ("anyhow", &["shoal", "xtask"], "libraries have error types"),
     ("clap", &["shoal", "xtask"], "only programs have a command line"),
-    ("tokio", &["shoal-net", "shoal-node", "shoal-api", "shoal"], "the core is synchronous"),
+    (
+        "tokio",
+        &["shoal-net", "shoal-hub", "shoal-node", "shoal-api", "shoal", "shoal-fake-hub"],
+        "the core is synchronous",
+    ),
 ];
 
 /// A crate of the workspace.

@@ -93,7 +93,7 @@ impl Script {
         let record = InstanceRecord {
             id: InstanceId(0x1f),
             epoch: Epoch(2),
-            model: ModelRef { name: "demo".into(), fingerprint: [0; 32], n_layer: 6 },
+            model: ModelRef { name: "demo".into(), files: None, fingerprint: [0; 32], n_layer: 6 },
             placement: Placement { stages: vec![stage(OWN_ID, 0, 2), stage(PEER_ID, 2, 6)] },
             n_ctx: 512,
         };

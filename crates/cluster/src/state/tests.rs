@@ -31,7 +31,7 @@ fn instance(epoch: u64, first_node: u8) -> InstanceRecord {
     InstanceRecord {
         id: InstanceId(1),
         epoch: Epoch(epoch),
-        model: ModelRef { name: "demo".into(), fingerprint: [0; 32], n_layer: 4 },
+        model: ModelRef { name: "demo".into(), files: None, fingerprint: [0; 32], n_layer: 4 },
         placement: Placement { stages: vec![Stage { node: id(first_node), layers }] },
         n_ctx: 64,
     }

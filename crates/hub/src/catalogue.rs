@@ -1,0 +1,1 @@
+//! The models that are known without asking anybody.

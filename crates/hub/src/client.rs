@@ -1,0 +1,1 @@
+//! The model hub and other servers, over HTTPS.

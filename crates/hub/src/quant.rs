@@ -1,0 +1,1 @@
+//! Quantisations by their labels.

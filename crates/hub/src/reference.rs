@@ -1,0 +1,1 @@
+//! What a user may type as a model's name.

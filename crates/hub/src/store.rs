@@ -1,0 +1,1 @@
+//! The models on this device's disk.
