@@ -31,4 +31,5 @@ mod quant;
 mod reference;
 mod store;
 
+pub use partial::PartialError;
 pub use demo::{DEMO, Error, Source, open};

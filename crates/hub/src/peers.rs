@@ -37,8 +37,9 @@ pub trait Peers: Debug + Send + Sync + 'static {
     /// This node among them; ranks it when peers share out what to fetch.
     fn id(&self) -> NodeId;
 
-    /// Asks every peer that is alive what it holds of a file. Peers that do not answer in time are left out.
-    fn holdings(&self, file: FileId) -> BoxFuture<'_, Vec<(NodeId, Holding)>>;
+    /// Tells every peer that is alive what this node holds of a file, and asks the same. Peers that do not answer in time are
+    /// left out.
+    fn exchange(&self, file: FileId, own: Holding) -> BoxFuture<'_, Vec<(NodeId, Holding)>>;
 
     /// Asks a peer for the hashes of the chunks `first..first + count`.
     fn hashes(
@@ -66,7 +67,7 @@ impl Peers for NoPeers {
         NodeId([0; 32])
     }
 
-    fn holdings(&self, _: FileId) -> BoxFuture<'_, Vec<(NodeId, Holding)>> {
+    fn exchange(&self, _: FileId, _: Holding) -> BoxFuture<'_, Vec<(NodeId, Holding)>> {
         Box::pin(async { Vec::new() })
     }
 

@@ -147,10 +147,12 @@ pub enum Request {
         /// The layers that are needed; `None` for the header alone.
         layers: Option<LayerRange>,
     },
-    /// "Which chunks of this file do you hold?"
+    /// "Which chunks of this file do you hold? I hold these."
     Holding {
         /// The file.
         file: FileId,
+        /// The sender's side, so that both share out what neither has.
+        own: Holding,
     },
     /// "What are the hashes of these chunks?"
     Hashes {
@@ -175,6 +177,8 @@ pub struct Holding {
     pub wanted: ChunkSet,
     /// Those of them that it is fetching from outside the cluster at this moment.
     pub fetching: ChunkSet,
+    /// Bytes that it has fetched from outside since it began: a peer whose count stands still is not waited for.
+    pub n_fetched: u64,
     /// Whether it has checked the whole file against its SHA-256, so that its hashes can be relied upon.
     pub is_verified: bool,
 }
