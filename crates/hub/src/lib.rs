@@ -33,3 +33,7 @@ mod store;
 
 pub use partial::PartialError;
 pub use demo::{DEMO, Error, Source, open};
+pub use store::{
+    ChunkHashes, FileState, LocalFile, ModelState, Place, RemoveReport, Space, Store, StoreConfig,
+    StoreError, StoredModel,
+};
