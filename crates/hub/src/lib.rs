@@ -34,6 +34,6 @@ mod store;
 pub use partial::PartialError;
 pub use demo::{DEMO, Error, Source, open};
 pub use store::{
-    ChunkHashes, FileState, LocalFile, ModelState, Place, RemoveReport, Space, Store, StoreConfig,
-    StoreError, StoredModel,
+    ChunkHashes, FileReport, FileState, ImportWay, Imported, LocalFile, ModelState, Place,
+    RemoveReport, Space, Store, StoreConfig, StoreError, StoredModel, Verdict, VerifyReport,
 };

@@ -32,15 +32,21 @@ use shoal_proto::model::{Digest, FileId, FileRef, ModelFiles};
 mod error;
 mod group;
 mod hashes;
+mod hf_cache;
+mod import;
 mod layout;
 mod manifest;
+mod ollama;
 mod own;
 mod space;
+mod verify;
 
 pub use error::StoreError;
 pub use hashes::ChunkHashes;
+pub use import::{ImportWay, Imported};
 pub(crate) use layout::slug;
 pub use space::Space;
+pub use verify::{FileReport, Verdict, VerifyReport};
 
 use hashes::Index;
 use layout::{DirLock, MANIFEST, UNFINISHED};
@@ -191,6 +197,7 @@ impl Store {
         // Paths are keys of the index, and are given to other processes.
         config.dir = config.dir.canonicalize().map_err(StoreError::at(&config.dir))?;
         let index = Index { dir: config.dir.join(INDEX) };
+        remove_unfinished_imports(&config.dir);
         let inner = Inner { config, index, measure, changes: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -202,7 +209,12 @@ impl Store {
 
     /// Every model: the store's own by name, then those of the caches.
     pub fn list(&self) -> Vec<StoredModel> {
-        own::list(self.dir(), &self.inner.index)
+        let Inner { config, index, .. } = &*self.inner;
+        let mut models = own::list(&config.dir, index);
+        let hf_cache = config.hf_cache.iter().flat_map(|root| hf_cache::list(root, index));
+        models.extend(hf_cache);
+        models.extend(config.ollama.iter().flat_map(|root| ollama::list(root)));
+        models
     }
 
     /// The model of that name; upper and lower case are one unless that would name two models. The store's own comes before
@@ -239,9 +251,12 @@ impl Store {
         if let Some(there) = Manifest::read(&dir)? {
             return if is_same(&there.model, model) { Ok(dir) } else { Err(other()) };
         }
-        // Somebody's own files under the same name are nobody's to overwrite.
-        if model.files.iter().any(|file| dir.join(&file.name).exists()) {
-            return Err(other());
+        // Somebody's own files under the same name are nobody's to overwrite. Of the same content they are welcome.
+        for file in &model.files {
+            let path = dir.join(&file.name);
+            if path.exists() && hashes::hash_file(&path, &mut |_| {})?.id() != file.id {
+                return Err(other());
+            }
         }
         remove_unfinished(&dir);
         Manifest::new(model.clone()).write(&dir)?;
@@ -453,6 +468,17 @@ fn remove_unfinished(dir: &Path) {
     {
         // What cannot be removed is no worse than before.
         let _ = fs::remove_file(entry.path());
+    }
+}
+
+/// Removes what crashes left of imports, unless they are running.
+fn remove_unfinished_imports(dir: &Path) {
+    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+        let is_unfinished = entry.file_name().as_encoded_bytes().starts_with(UNFINISHED.as_bytes());
+        if is_unfinished && DirLock::take(&entry.path(), "").is_ok() {
+            // What cannot be removed is no worse than before.
+            let _ = fs::remove_dir_all(entry.path());
+        }
     }
 }
 
