@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use memmap2::Mmap;
 
-use crate::split::{COUNT_KEY, Parts, TENSORS_KEY};
+use crate::split::{COUNT_KEY, Parts, TENSORS_KEY, check_part};
 use crate::{Directory, Error, Metadata, TensorInfo, file};
 
 /// A model with its bytes at hand. `Send` and `Sync`: nothing in it changes.
@@ -85,6 +85,22 @@ impl Gguf {
             let in_file = |error| Error::File { path: part_path, source: Box::new(error) };
             parts.check(no, &part.1.metadata).map_err(in_file)?;
             files.push(part);
+        }
+        Self::assemble(files)
+    }
+
+    /// Opens a model whose files are known, in the order of its parts, whatever they are called. A file may lack tensor data,
+    /// as long as its header and directory are there: see to it that nobody reads what is not.
+    ///
+    /// # Errors
+    /// If a file cannot be opened, is malformed, or the files are not the parts of one model.
+    pub fn open_files<P: AsRef<Path>>(paths: &[P]) -> Result<Self, Error> {
+        let files: Vec<_> =
+            paths.iter().map(|path| open_file(path.as_ref())).collect::<Result<_, _>>()?;
+        for (no, (source, directory)) in files.iter().enumerate() {
+            let in_file =
+                |error| Error::File { path: source.path.clone(), source: Box::new(error) };
+            check_part(no, files.len(), &directory.metadata).map_err(in_file)?;
         }
         Self::assemble(files)
     }

@@ -70,6 +70,20 @@ impl Parts {
     }
 }
 
+/// Checks that metadata are those of part `no`, from 0, of `count`.
+pub(crate) fn check_part(no: usize, count: usize, metadata: &Metadata) -> Result<(), Error> {
+    let found_count = metadata.u32(COUNT_KEY)?.unwrap_or(1).max(1);
+    let found_no = metadata.u32(NO_KEY)?.unwrap_or(0);
+    if (found_no as usize, found_count as usize) == (no, count) {
+        return Ok(());
+    }
+    Err(Error::Split {
+        field: COUNT_KEY.to_owned(),
+        expected: format!("part {} of {count}", no + 1),
+        found: format!("part {} of {found_count}", u64::from(found_no) + 1),
+    })
+}
+
 fn suffix(no: u32, count: u32) -> String {
     // `no` is less than `count`, so this cannot overflow.
     format!("-{:05}-of-{count:05}.gguf", no + 1)

@@ -160,6 +160,25 @@ fn a_split_model_opens_from_any_part() {
     }
 }
 
+#[test]
+fn parts_may_have_any_name() {
+    let scratch = Scratch::new();
+    let renamed: Vec<PathBuf> = parts(&scratch)
+        .into_iter()
+        .map(|path| {
+            let to = path.with_extension("part");
+            fs::rename(path, &to).expect("same directory");
+            to
+        })
+        .collect();
+    let model = Gguf::open_files(&renamed).expect("the parts fit together");
+    assert_eq!(model.tensors().len(), 3);
+    let error = Gguf::open_files(&renamed[1..]).expect_err("the first is missing");
+    let expected = "cannot read m-00002-of-00003.part: split model: split.count: expected part 1 of 2, \
+                    got part 2 of 3";
+    assert_eq!(text(&error, &scratch), expected);
+}
+
 #[track_caller]
 fn check_split(change: impl FnOnce(&Scratch, &[PathBuf]), expected: &str) {
     let scratch = Scratch::new();

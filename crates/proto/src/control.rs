@@ -147,6 +147,11 @@ pub enum Request {
         /// The layers that are needed; `None` for the header alone.
         layers: Option<LayerRange>,
     },
+    /// "Do you have a model of this name, or know its files?"
+    FindModel {
+        /// Its name.
+        name: String,
+    },
     /// "Which chunks of this file do you hold? I hold these."
     Holding {
         /// The file.
@@ -206,6 +211,8 @@ pub enum Response {
         /// Bytes that are needed.
         n_total: u64,
     },
+    /// To [`Request::FindModel`].
+    Model(Option<ModelFiles>),
     /// To [`Request::Holding`].
     Holding(Holding),
     /// To [`Request::Hashes`]: BLAKE3 of each chunk asked for, as far as the node holds all of them.
