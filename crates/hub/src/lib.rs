@@ -15,6 +15,7 @@
 //! - `store`: the models on this device's disk
 //! - `partial`: a file that is not all there, and the journal of its chunks
 //! - `download`: fetches chunks from the hub and from peers until what is wanted is there
+//! - `library`: ties these together: what is here, on its way, and given to others
 //! - `peers`: what a download asks of the cluster
 //! - `demo`: the demonstration model, which is part of the binary
 //!
@@ -24,13 +25,16 @@
 mod catalogue;
 mod client;
 mod demo;
-mod download;
 mod partial;
 pub mod peers;
 mod quant;
 mod reference;
 mod store;
 
+pub use client::{
+    HubClient, HubConfig, HubError, HubTiming, RangeBody, RemoteFile, RepoFile, RepoFormat, RepoListing,
+    SearchHit, Token, Unreachable, UrlFile,
+};
 pub use partial::PartialError;
 pub use demo::{DEMO, Error, Source, open};
 pub use store::{

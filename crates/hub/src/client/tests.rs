@@ -1,0 +1,1 @@
+//! Against a hub that listens on loopback.
