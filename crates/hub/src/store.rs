@@ -286,7 +286,13 @@ impl Store {
         let _changes = self.changes();
         let _lock = DirLock::take(&dir, &model.name)?;
         let mut manifest = Manifest::read(&dir)?
-            .filter(|manifest| manifest.model.files.iter().any(|known| known.id == file.id))
+            .filter(|manifest| {
+                manifest
+                    .model
+                    .files
+                    .iter()
+                    .any(|known| known.name == file.name && known.id == file.id)
+            })
             .ok_or_else(|| StoreError::OtherVersion {
                 name: model.name.clone(),
                 dir: dir.clone(),
@@ -328,11 +334,16 @@ impl Store {
         }
         let _changes = self.changes();
         let mut report = RemoveReport { name: model.name.clone(), n_bytes: 0, left: Vec::new() };
-        if model.dir == self.dir() {
+        if fs::symlink_metadata(&model.dir).is_ok_and(|there| there.is_symlink()) {
+            // The model lies elsewhere, and whoever put the link here only wanted it to be found.
+            layout::remove_file(&model.dir)?;
+        } else if model.dir == self.dir() {
             remove_files(&model, &mut report)?;
         } else {
             let _lock = DirLock::take(&model.dir, &model.name)?;
-            refuse_if_partial_is_open(&model)?;
+            for file in &model.files {
+                refuse_open_part(&own::companions(&file.path)[1], &model.name)?;
+            }
             remove_files(&model, &mut report)?;
             self.remove_dir(&model, &mut report)?;
         }
@@ -436,10 +447,7 @@ impl Store {
         if !report.left.is_empty() {
             return Ok(());
         }
-        let is_link = fs::symlink_metadata(&model.dir).is_ok_and(|there| there.is_symlink());
-        let removed =
-            if is_link { fs::remove_file(&model.dir) } else { fs::remove_dir(&model.dir) };
-        removed.map_err(StoreError::at(&model.dir))
+        fs::remove_dir(&model.dir).map_err(StoreError::at(&model.dir))
     }
 }
 
@@ -491,9 +499,9 @@ fn remove_files(model: &StoredModel, report: &mut RemoveReport) -> Result<(), St
     let mut paths: Vec<_> =
         model.files.iter().map(|file| file.path.clone()).chain(described).collect();
     // A damaged manifest leaves only the suffixes to go by.
-    if matches!(model.state, ModelState::Damaged { .. }) && model.manifest.is_none() {
+    if model.files.is_empty() && model.manifest.is_none() {
         let names = own::entries(&model.dir).into_iter();
-        let names = names.filter(|(name, ..)| is_ours(name) && model.dir.join(MANIFEST).exists());
+        let names = names.filter(|(name, ..)| is_ours(name));
         paths.extend(names.map(|(_, path, _)| path));
     }
     for path in paths.iter().flat_map(|path| own::companions(path)) {
@@ -512,18 +520,18 @@ fn is_ours(name: &str) -> bool {
 }
 
 /// A download that is running would go on writing to a file that has no name any more.
-fn refuse_if_partial_is_open(model: &StoredModel) -> Result<(), StoreError> {
-    let parts = model.files.iter().map(|file| own::companions(&file.path)[1].clone());
-    for file in parts.filter_map(|part| fs::File::open(part).ok()) {
-        let operation = rustix::fs::FlockOperation::NonBlockingLockExclusive;
-        if rustix::fs::flock(&file, operation) == Err(rustix::io::Errno::WOULDBLOCK) {
-            return Err(StoreError::Busy { name: model.name.clone() });
-        }
+fn refuse_open_part(part: &Path, name: &str) -> Result<(), StoreError> {
+    let Ok(file) = fs::File::open(part) else { return Ok(()) };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(StoreError::Busy { name: name.to_owned() }),
+        _ => Ok(()),
     }
-    Ok(())
 }
 
 fn now() -> u64 {
     // A clock before 1970 is a phone that has lost the time: the date is for people only.
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
+
+#[cfg(test)]
+mod tests;

@@ -59,7 +59,7 @@ fn in_repo(repo: &str, dir: &Path, root: &Path, index: &Index) -> Vec<StoredMode
             path: path.to_owned(),
         };
         collect(&snapshot, "", &mut |path, at| {
-            if let Some(file) = found(path, at, root, index, &origin) {
+            if let Some(file) = found(path, &at, root, index, &origin) {
                 files.push(file);
             }
         });
@@ -105,7 +105,7 @@ fn collect(snapshot: &Path, prefix: &str, visit: &mut dyn FnMut(&str, PathBuf)) 
 
 fn found(
     path: &str,
-    at: PathBuf,
+    at: &Path,
     root: &Path,
     index: &Index,
     origin: &dyn Fn(&str) -> FileOrigin,

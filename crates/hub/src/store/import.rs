@@ -16,7 +16,7 @@ use super::{
     is_same,
     layout::{self, DirLock, UNFINISHED, slug},
     manifest::{self, Manifest},
-    now, own,
+    now, own, refuse_open_part,
 };
 
 /// How a file came into the store. The order is from the cheapest on.
@@ -121,10 +121,11 @@ impl Import<'_> {
         let dir = self.store.dir_of(&model.name);
         let other = || StoreError::OtherVersion { name: model.name.clone(), dir: dir.clone() };
         if let Some(there) = Manifest::read(&dir)? {
-            let is_whole = own::list(self.store.dir(), &self.store.inner.index)
-                .iter()
-                .any(|known| known.dir == dir && known.state == super::ModelState::Whole);
-            return if is_whole && is_same(&there.model, model) { Ok(()) } else { Err(other()) };
+            return if is_same(&there.model, model) {
+                self.complete(&dir, model)
+            } else {
+                Err(other())
+            };
         }
         // Renaming onto a directory that has something in it fails.
         match fs::rename(&self.dir, self.store.dir().join(slug(&model.name))) {
@@ -132,6 +133,25 @@ impl Import<'_> {
             Err(error) if error.kind() == io::ErrorKind::DirectoryNotEmpty => Err(other()),
             Err(source) => Err(StoreError::Io { path: dir, source }),
         }
+    }
+
+    /// Gives a model that is there already the files that it lacks.
+    fn complete(&self, dir: &Path, model: &ModelFiles) -> Result<(), StoreError> {
+        let _lock = DirLock::take(dir, &model.name)?;
+        for file in &model.files {
+            let [whole, part, journal, list] = own::companions(&dir.join(&file.name));
+            if whole.exists() {
+                continue;
+            }
+            refuse_open_part(&part, &model.name)?;
+            let [new, _, _, new_list] = own::companions(&self.dir.join(&file.name));
+            fs::rename(&new_list, &list).map_err(StoreError::at(&list))?;
+            fs::rename(&new, &whole).map_err(StoreError::at(&whole))?;
+            layout::sync_dir(dir)?;
+            layout::remove_file(&part)?;
+            layout::remove_file(&journal)?;
+        }
+        Ok(())
     }
 
     fn take(
@@ -182,7 +202,13 @@ fn file_name(path: &Path) -> Result<String, StoreError> {
     })
 }
 
+#[cfg(not(any(target_os = "linux", target_os = "android")))]
+fn reflink(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// Makes a file that shares the blocks of another, where the file system can.
+#[cfg(any(target_os = "linux", target_os = "android"))]
 fn reflink(source: &Path, target: &Path) -> io::Result<()> {
     let from = File::open(source)?;
     let to = File::create_new(target)?;

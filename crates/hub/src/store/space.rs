@@ -41,7 +41,9 @@ impl Space {
 
 /// Asks how much space there is; tests answer themselves.
 #[derive(Clone)]
-pub(super) struct Measure(pub(super) Arc<dyn Fn(&Path) -> io::Result<Space> + Send + Sync>);
+pub(super) struct Measure(pub(super) Arc<Ask>);
+
+type Ask = dyn Fn(&Path) -> io::Result<Space> + Send + Sync;
 
 impl Default for Measure {
     fn default() -> Self {

@@ -99,7 +99,8 @@ impl Store {
         let n_total = targets.iter().map(|target| target.n_bytes).sum();
         let mut n_done = 0;
         let mut step = |n_bytes: u64| {
-            n_done += n_bytes;
+            // A file may be longer than it should be.
+            n_done = (n_done + n_bytes).min(n_total);
             progress(n_done, n_total);
         };
         let mut files = Vec::new();
@@ -132,11 +133,10 @@ impl Store {
             self.inner.index.put(path, &metadata, &list)?;
             return Ok(Verdict::Unknown { id: list.id });
         };
-        let wrong = wrong_chunks(&id, &read, list.as_ref());
-        if wrong.is_empty() {
-            self.note_good(model, target, &metadata, ChunkHashes { id, hashes: read.chunks })?;
+        let Some(wrong) = wrong_chunks(&id, &read, list.as_ref()) else {
+            self.note_good(model, target, &metadata, &ChunkHashes { id, hashes: read.chunks })?;
             return Ok(Verdict::Good);
-        }
+        };
         let file = target.described.as_ref().filter(|_| repair && target.place == Place::Own);
         let Some(file) = file else {
             return Ok(Verdict::Damaged { chunks: wrong, repaired: false });
@@ -174,16 +174,16 @@ impl Store {
         model: &StoredModel,
         target: &Target,
         metadata: &fs::Metadata,
-        list: ChunkHashes,
+        list: &ChunkHashes,
     ) -> Result<(), StoreError> {
         if target.described.is_none() {
-            return self.inner.index.put(&target.path, metadata, &list);
+            return self.inner.index.put(&target.path, metadata, list);
         }
         let _changes = self.changes();
         let _lock = DirLock::take(&model.dir, &model.name)?;
-        if !matches!(hashes::read_beside(&target.path, &list.id), Ok(Some(known)) if known == list)
+        if !matches!(hashes::read_beside(&target.path, &list.id), Ok(Some(known)) if known == *list)
         {
-            hashes::write_beside(&target.path, &list)?;
+            hashes::write_beside(&target.path, list)?;
         }
         if let (Some(mut manifest), Digest::Sha256(_)) =
             (Manifest::read(&model.dir)?, list.id.digest)
@@ -228,29 +228,30 @@ fn targets(model: &StoredModel) -> Result<Vec<Target>, StoreError> {
     Ok(whole.map(target).collect())
 }
 
-/// The chunks that are not what they should be.
-fn wrong_chunks(id: &FileId, read: &FileHashes, list: Option<&ChunkHashes>) -> ChunkSet {
+/// The chunks that are not what they should be; `None` if the file is.
+fn wrong_chunks(id: &FileId, read: &FileHashes, list: Option<&ChunkHashes>) -> Option<ChunkSet> {
     let is_right = match id.digest {
         Digest::Sha256(expected) => expected == read.sha256,
         // Only the chunks can tell.
         Digest::Origin(_) => list.is_none_or(|list| list.hashes == read.chunks),
     };
     if is_right && id.n_bytes == read.n_bytes {
-        return ChunkSet::default();
+        return None;
     }
-    let all = 0..id.n_chunks();
-    let wrong: ChunkSet = match list {
-        Some(list) => {
-            let differs = |chunk: &u32| {
-                let at = *chunk as usize;
-                read.chunks.get(at) != list.hashes.get(at)
-            };
-            all.clone().filter(differs).collect()
-        }
-        None => ChunkSet::default(),
+    let all = ChunkSet::all(id.n_chunks());
+    let Some(list) = list else { return Some(all) };
+    let differs = |chunk: &u32| {
+        let at = *chunk as usize;
+        read.chunks.get(at) != list.hashes.get(at)
     };
-    // A list with which everything agrees though the file is wrong is itself wrong; a file that is only too long loses its end.
-    if wrong.is_empty() { ChunkSet::all(all.end) } else { wrong }
+    let wrong: ChunkSet = all.iter().filter(differs).collect();
+    Some(match id.n_chunks().checked_sub(1) {
+        _ if !wrong.is_empty() => wrong,
+        // The chunks are right, and something follows them.
+        Some(last) if read.n_bytes > id.n_bytes => ChunkSet::from_iter([last]),
+        // A list with which everything agrees though the file is wrong is itself wrong.
+        _ => all,
+    })
 }
 
 /// Reads back what is there of a partial file.
