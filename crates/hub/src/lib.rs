@@ -25,6 +25,8 @@
 mod catalogue;
 mod client;
 mod demo;
+mod download;
+mod library;
 mod partial;
 pub mod peers;
 mod quant;
@@ -32,11 +34,15 @@ mod reference;
 mod store;
 
 pub use client::{
-    HubClient, HubConfig, HubError, HubTiming, RangeBody, RemoteFile, RepoFile, RepoFormat, RepoListing,
-    SearchHit, Token, Unreachable, UrlFile,
+    HubClient, HubConfig, HubError, HubTiming, RangeBody, RemoteFile, RepoFile, RepoFormat,
+    RepoListing, SearchHit, Token, Unreachable, UrlFile,
+};
+pub use demo::{DEMO, Error, Source, open};
+pub use download::{BadPeer, DownloadError, DownloadTiming, Received};
+pub use library::{
+    DownloadState, DownloadStatus, Library, LibraryConfig, LibraryError, Select, Selection, Serving,
 };
 pub use partial::PartialError;
-pub use demo::{DEMO, Error, Source, open};
 pub use store::{
     ChunkHashes, FileReport, FileState, ImportWay, Imported, LocalFile, ModelState, Place,
     RemoveReport, Space, Store, StoreConfig, StoreError, StoredModel, Verdict, VerifyReport,

@@ -22,7 +22,7 @@ use std::{
 use rustix::fs::FlockOperation;
 use shoal_proto::{
     ChunkSet,
-    model::{CHUNK_BYTES, Digest, FileId, FileRef},
+    model::{Digest, FileId, FileRef},
 };
 
 /// Suffix of the data.
@@ -221,9 +221,8 @@ impl Partial {
     /// The chunks that came from peers.
     pub(crate) fn from_peers(&self) -> ChunkSet {
         let journal = self.journal();
-        let is_from_peer = |chunk: &u32| {
-            matches!(journal.chunks[*chunk as usize], Some((_, ChunkSource::Peer)))
-        };
+        let is_from_peer =
+            |chunk: &u32| matches!(journal.chunks[*chunk as usize], Some((_, ChunkSource::Peer)));
         journal.held.iter().filter(is_from_peer).collect()
     }
 

@@ -7,7 +7,7 @@ use futures_util::{future::BoxFuture, stream::BoxStream};
 use shoal_proto::{
     NodeId,
     control::{Holding, TransferRequest},
-    model::FileId,
+    model::{FileId, ModelFiles},
 };
 
 /// Why a peer gave nothing, for the log.
@@ -37,6 +37,9 @@ pub trait Peers: Debug + Send + Sync + 'static {
     /// This node among them; ranks it when peers share out what to fetch.
     fn id(&self) -> NodeId;
 
+    /// Asks every peer that is alive for a model's files by the model's name.
+    fn find<'a>(&'a self, name: &'a str) -> BoxFuture<'a, Option<ModelFiles>>;
+
     /// Tells every peer that is alive what this node holds of a file, and asks the same. Peers that do not answer in time are
     /// left out.
     fn exchange(&self, file: FileId, own: Holding) -> BoxFuture<'_, Vec<(NodeId, Holding)>>;
@@ -65,6 +68,10 @@ pub struct NoPeers;
 impl Peers for NoPeers {
     fn id(&self) -> NodeId {
         NodeId([0; 32])
+    }
+
+    fn find<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Option<ModelFiles>> {
+        Box::pin(async { None })
     }
 
     fn exchange(&self, _: FileId, _: Holding) -> BoxFuture<'_, Vec<(NodeId, Holding)>> {

@@ -417,7 +417,7 @@ impl Store {
     }
 
     /// Where the model of that name is, or would be.
-    fn dir_of(&self, name: &str) -> PathBuf {
+    pub(crate) fn dir_of(&self, name: &str) -> PathBuf {
         let dir = self.dir().join(slug(name));
         let is_its = |dir: &Path| matches!(Manifest::read(dir), Ok(Some(manifest)) if manifest.model.name == name);
         if is_its(&dir) {

@@ -3,6 +3,7 @@
 use std::fs;
 
 use proptest::prelude::*;
+use shoal_proto::model::CHUNK_BYTES;
 use tempfile::TempDir;
 
 use super::*;

@@ -1,0 +1,286 @@
+//! The models of a node: what is on its disk, what is on its way, and what it gives to its peers.
+//!
+//! A [`Library`] is the one place through which a process gets models, so that however many ask for a file it is fetched
+//! once. [`Library::obtain`] brings the parts of a model that somebody needs; each model has at most one *download*, a task
+//! that fetches the headers first, so that what cannot run is refused before gigabytes arrive, and then whatever is wanted,
+//! file after file.
+//!
+//! - `transfers`: downloads under way and their progress
+//! - `serving`: what peers ask for
+
+mod serving;
+mod transfers;
+
+use std::{
+    collections::HashMap,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use shoal_gguf::Gguf;
+use shoal_proto::model::FileId;
+use tokio::sync::watch;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+pub use serving::Serving;
+pub use transfers::{DownloadState, DownloadStatus, Select, Selection};
+
+use crate::{
+    HubClient, ModelState, PartialError, RemoveReport, Store, StoreConfig, StoreError, StoredModel,
+    client::{HubConfig, HubError},
+    download::{DownloadError, DownloadTiming, OpenFile, limiter::Limiter},
+    partial::Partial,
+    peers::{NoPeers, Peers},
+};
+
+/// How often a removal is tried again while the model's files are still in use, and the pause between.
+const REMOVE_ATTEMPTS: u32 = 40;
+const REMOVE_PAUSE: Duration = Duration::from_millis(50);
+
+/// How a library is set up.
+#[derive(Debug, Clone)]
+pub struct LibraryConfig {
+    /// Where models are kept.
+    pub store: StoreConfig,
+    /// Where they come from.
+    pub hub: HubConfig,
+    /// How downloads wait.
+    pub timing: DownloadTiming,
+    /// Bytes per second that all downloads take together; `None` for as many as come.
+    pub bytes_per_s: Option<u64>,
+}
+
+/// Why a model is not to be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LibraryError {
+    /// The hub.
+    #[error(transparent)]
+    Hub(#[from] HubError),
+    /// The disk.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// A partial file.
+    #[error(transparent)]
+    Partial(#[from] PartialError),
+    /// The download failed. It may be shared by several who wait for it.
+    #[error("model {name} could not be downloaded")]
+    Download {
+        /// The model.
+        name: String,
+        /// Why.
+        source: Arc<DownloadError>,
+    },
+    /// The model's header cannot be read.
+    #[error("model {name}: its header cannot be read")]
+    Header {
+        /// The model.
+        name: String,
+        /// Why.
+        source: shoal_gguf::Error,
+    },
+    /// The model is not what can be used here.
+    #[error("model {name}: {message}")]
+    Unusable {
+        /// The model.
+        name: String,
+        /// Why.
+        message: String,
+    },
+    /// The download was paused or cancelled.
+    #[error("the download of {name} was {how}")]
+    Stopped {
+        /// The model.
+        name: String,
+        /// `paused` or `cancelled`.
+        how: &'static str,
+    },
+    /// There is no download of that name.
+    #[error("model {name}: nothing of it is being downloaded")]
+    NoDownload {
+        /// The name as it was given.
+        name: String,
+    },
+}
+
+/// The models of a node. Clones are handles to the same one.
+#[derive(Debug, Clone)]
+pub struct Library {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    store: Store,
+    client: HubClient,
+    timing: DownloadTiming,
+    limiter: Limiter,
+    peers: OnceLock<Arc<dyn Peers>>,
+    /// Partial files that are open, by content. They stay open while the process lives, since peers may ask for them.
+    open: Mutex<HashMap<FileId, Arc<OpenFile>>>,
+    serving: serving::Whole,
+    downloads: Mutex<HashMap<String, Arc<transfers::Download>>>,
+    /// Ticks whenever the list of downloads or their progress changed.
+    changed: watch::Sender<u64>,
+    tasks: TaskTracker,
+    cancel: CancellationToken,
+}
+
+/// Runs something that waits for the disk.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    tokio::task::spawn_blocking(work).await.expect("work on the disk does not panic")
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these mutexes guard is changed by single insertions and removals.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Library {
+    /// Opens the library.
+    ///
+    /// # Errors
+    /// If the models' directory cannot be used, or no client be made.
+    pub fn open(config: LibraryConfig) -> Result<Self, LibraryError> {
+        let inner = Inner {
+            store: Store::open(config.store)?,
+            client: HubClient::new(config.hub)?,
+            timing: config.timing,
+            limiter: Limiter::new(config.bytes_per_s),
+            peers: OnceLock::new(),
+            open: Mutex::default(),
+            serving: serving::Whole::default(),
+            downloads: Mutex::default(),
+            changed: watch::Sender::new(0),
+            tasks: TaskTracker::new(),
+            cancel: CancellationToken::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Introduces the cluster. Until then, and for good if nobody is introduced, everything comes from outside.
+    ///
+    /// # Panics
+    /// If it is called twice.
+    pub fn join(&self, peers: Arc<dyn Peers>) {
+        assert!(self.inner.peers.set(peers).is_ok(), "a library joins one cluster");
+    }
+
+    /// The models on this device.
+    pub fn store(&self) -> &Store {
+        &self.inner.store
+    }
+
+    /// The hub's client.
+    pub fn client(&self) -> &HubClient {
+        &self.inner.client
+    }
+
+    /// The cluster, as far as files are concerned.
+    pub fn peers(&self) -> Arc<dyn Peers> {
+        self.inner.peers()
+    }
+
+    /// Ticks whenever a download's state or progress changes, several times a second while one runs.
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.inner.changed.subscribe()
+    }
+
+    /// Opens the files of a model on this device as they are. Parts of them may be missing: read only what was obtained.
+    /// Blocks.
+    ///
+    /// # Errors
+    /// If a header is not there or cannot be read.
+    pub fn open_model(&self, model: &StoredModel) -> Result<Gguf, LibraryError> {
+        let paths: Vec<PathBuf> = model.files.iter().map(|file| data_path(&file.path)).collect();
+        Gguf::open_files(&paths)
+            .map_err(|source| LibraryError::Header { name: model.name.clone(), source })
+    }
+
+    /// Removes a model from this device, and ends its download.
+    ///
+    /// # Errors
+    /// If there is no such model of the store's own, or the disk refuses.
+    pub async fn remove(&self, name: &str) -> Result<RemoveReport, LibraryError> {
+        let model = self.inner.find(name).await;
+        let name = model.as_ref().map_or(name, |model| &model.name);
+        let download = lock(&self.inner.downloads).remove(name);
+        if let Some(download) = download {
+            download.stop("cancelled").await;
+        }
+        if let Some(manifest) = model.as_ref().and_then(|model| model.manifest.as_ref()) {
+            let mut open = lock(&self.inner.open);
+            for file in &manifest.files {
+                open.remove(&file.id);
+                self.inner.serving.forget(&file.id);
+            }
+        }
+        let mut n_left = REMOVE_ATTEMPTS;
+        let removed = loop {
+            let (store, name) = (self.inner.store.clone(), name.to_owned());
+            match blocking(move || store.remove(&name)).await {
+                // A write or a transfer to a peer that is just ending still has the file open.
+                Err(StoreError::Busy { .. }) if n_left > 0 => {
+                    n_left -= 1;
+                    tokio::time::sleep(REMOVE_PAUSE).await;
+                }
+                removed => break removed,
+            }
+        };
+        self.inner.notify();
+        Ok(removed?)
+    }
+
+    /// Ends every download; what was fetched stays.
+    pub async fn shutdown(&self) {
+        self.inner.cancel.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+impl Inner {
+    fn peers(&self) -> Arc<dyn Peers> {
+        self.peers.get().map_or_else(|| Arc::new(NoPeers) as Arc<dyn Peers>, Arc::clone)
+    }
+
+    fn notify(&self) {
+        self.changed.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    async fn find(&self, name: &str) -> Option<StoredModel> {
+        let (store, name) = (self.store.clone(), name.to_owned());
+        blocking(move || store.find(&name)).await
+    }
+
+    /// The model of that name, if every file of it is whole on this device, wherever it lies.
+    async fn whole(&self, name: &str) -> Option<StoredModel> {
+        self.find(name).await.filter(|model| model.state == ModelState::Whole)
+    }
+
+    /// The open partial file of one file of a model; opens it if nobody has. Blocks.
+    fn open_partial(
+        &self,
+        dir: &Path,
+        file: &shoal_proto::model::FileRef,
+    ) -> Result<Arc<OpenFile>, PartialError> {
+        if let Some(file) = lock(&self.open).get(&file.id) {
+            return Ok(Arc::clone(file));
+        }
+        // Opening may read gigabytes. Only the model's download opens its files, so nobody else is doing it meanwhile.
+        let opened = Arc::new(OpenFile::new(file.name.clone(), Partial::open(dir, file)?));
+        lock(&self.open).insert(file.id, Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
+/// Where a file's bytes lie: under its name, or, as long as it is partial, beside it.
+fn data_path(path: &Path) -> PathBuf {
+    if path.exists() {
+        return path.to_owned();
+    }
+    let mut part = path.as_os_str().to_owned();
+    part.push(".");
+    part.push(crate::partial::PART);
+    part.into()
+}
