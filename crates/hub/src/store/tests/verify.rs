@@ -100,6 +100,25 @@ fn a_file_without_a_description_is_known_after_it_was_read() {
 }
 
 #[test]
+fn without_a_hash_only_the_chunks_tell() {
+    let fixture = Fixture::new();
+    let bytes = content(2, 1);
+    let mut model = model(NAME, &[("a.gguf", &bytes)]);
+    model.files[0].id.digest = Digest::Origin([1; 32]);
+    let dir = fixture.store.create(&model).unwrap();
+    part(&dir, &model.files[0], &bytes, 3);
+    fixture.store.finish_file(&model, &model.files[0], &chunk_hashes(&bytes), false).unwrap();
+    assert_eq!(verdict(&fixture.store, NAME, false), Verdict::Good);
+    overwrite(&dir.join("a.gguf"), CHUNK_BYTES, b"damage");
+    let expected = Verdict::Damaged { chunks: chunks(&[1]), repaired: false };
+    assert_eq!(verdict(&fixture.store, NAME, false), expected);
+    fs::remove_file(dir.join("a.gguf.chunks")).unwrap();
+    let id = model.files[0].id;
+    assert_eq!(verdict(&fixture.store, NAME, false), Verdict::Unknown { id }, "nothing to go by");
+    assert!(Manifest::read(&dir).unwrap().unwrap().checked.is_empty());
+}
+
+#[test]
 fn the_chunks_of_a_partial_file_are_read_back() {
     let fixture = Fixture::new();
     let bytes = content(4, 1);
