@@ -67,6 +67,23 @@ mod tests {
         assert_eq!(pauses, [1, 2, 4, 5, 5]);
     }
 
+    #[tokio::test(start_paused = true)]
+    async fn waits_as_long_as_the_server_says() {
+        let limited = |seconds| HubError::RateLimited {
+            host: "hub.example".to_owned(),
+            retry_after: Some(Duration::from_secs(seconds)),
+        };
+        let timing = HubTiming { n_attempts: 3, ..HubTiming::default() };
+        let mut attempts = Attempts::new(&timing);
+        let start = tokio::time::Instant::now();
+        attempts.pause(limited(7)).await.unwrap();
+        let waited = start.elapsed();
+        assert!((7.0..8.0).contains(&waited.as_secs_f64()), "{waited:?}");
+        assert!(attempts.pause(limited(100_000)).await.is_err());
+        assert!(attempts.pause(limited(0)).await.is_err(), "the third attempt was the last");
+        assert!(start.elapsed() == waited);
+    }
+
     #[test]
     fn jitter_leaves_at_least_half() {
         let pauses: Vec<_> = (0..100).map(|_| jittered(Duration::from_secs(2))).collect();
