@@ -1,4 +1,5 @@
-//! A connection between two members: requests and responses on the control plane, frames on the data plane.
+//! A connection between two members: requests and responses on the control plane, frames on the
+//! data plane, bytes of files on the transfer plane.
 
 use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -8,14 +9,19 @@ use iroh::endpoint::{
 };
 use shoal_proto::{
     NodeId,
-    control::{self, MAX_MESSAGE_BYTES, Request, Response},
+    control::{self, MAX_MESSAGE_BYTES, Request, Response, TransferRequest},
 };
 use tokio::{sync::Mutex, task::JoinSet, time};
 
-use crate::{CloseReason, Error, FrameReceiver, FrameSender, Plane};
+use crate::{
+    CloseReason, Error, FrameReceiver, FrameSender, Plane, TransferReader, TransferWriter,
+    transfers::Arrived,
+};
 
 /// Requests of one peer that may be under way at once; the transport makes it wait with more.
 const MAX_REQUESTS: u32 = 64;
+/// Transfers that one peer may have under way at once.
+const MAX_TRANSFERS: u32 = 16;
 /// Bytes that a member may have under way on one connection: a window of 16 MiB fills 1 Gbit/s at 130 ms.
 const RECEIVE_WINDOW: u32 = 16 * 1024 * 1024;
 /// Codes that this side closes connections and streams with.
@@ -42,6 +48,8 @@ struct Inner {
     /// Requests whose bytes are arriving. Reading them side by side keeps a slow one from holding up the others, and a
     /// dropped `next_request` from losing one.
     arriving: Mutex<JoinSet<Result<(Request, Responder), Error>>>,
+    /// The same for requests of transfers. They hold no connection: it would keep itself alive.
+    arriving_transfers: Mutex<JoinSet<Arrived>>,
 }
 
 impl Connection {
@@ -56,8 +64,17 @@ impl Connection {
         match plane {
             Plane::Control => quic.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_REQUESTS)),
             Plane::Data => quic.set_max_concurrent_uni_streams(VarInt::from_u32(1)),
+            Plane::Transfer => quic.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_TRANSFERS)),
         }
-        Self { inner: Arc::new(Inner { quic, peer, plane, transfer, arriving: Mutex::default() }) }
+        let inner = Inner {
+            quic,
+            peer,
+            plane,
+            transfer,
+            arriving: Mutex::default(),
+            arriving_transfers: Mutex::default(),
+        };
+        Self { inner: Arc::new(inner) }
     }
 
     /// The node at the other end.
@@ -135,7 +152,8 @@ impl Connection {
             .await
             .map_err(|error| self.write_error(&error, "a request"))?;
         let message = receive.read_to_end(MAX_MESSAGE_BYTES).await;
-        self.decode(&message.map_err(|error| self.read_to_end_error(&error))?)
+        let read_error = |error| read_to_end_error(self.peer(), &error, MAX_MESSAGE_BYTES);
+        self.decode(&message.map_err(read_error)?)
     }
 
     /// Waits for the next request of the peer. One that cannot be read is answered with [`Response::Refused`] and skipped.
@@ -159,11 +177,59 @@ impl Connection {
                 opened = self.inner.quic.accept_bi() => {
                     let (send, receive) = opened.map_err(|error| self.ended(&error))?;
                     let peer = self.peer();
-                    let responder = Responder { peer, transfer: self.transfer(), send: MessageSender::new(send) };
+                    let responder = Responder { peer, transfer: self.transfer_timeout(), send: MessageSender::new(send) };
                     arriving.spawn(read_request(responder, receive));
                 }
             }
         }
+    }
+
+    /// Asks the peer for bytes of a file and waits for the first of the answer at most `timeout`. Either side may ask, and
+    /// 16 transfers may be under way at once in each direction; more wait.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with the peer's reason; or if the connection ends, the time is up or the peer gives up.
+    pub async fn transfer(
+        &self,
+        request: &TransferRequest,
+        timeout: Duration,
+    ) -> Result<TransferReader, Error> {
+        self.expect_plane(Plane::Transfer)?;
+        time::timeout(timeout, TransferReader::ask(self, request))
+            .await
+            .map_err(|_| self.timed_out("answer to a transfer request", timeout))?
+    }
+
+    /// Waits for the peer's next request of a transfer. One that cannot be read is refused and skipped.
+    ///
+    /// Dropping the future loses nothing. Calls take turns.
+    ///
+    /// # Errors
+    /// If the connection ends.
+    pub async fn next_transfer(&self) -> Result<(TransferRequest, TransferWriter), Error> {
+        self.expect_plane(Plane::Transfer)?;
+        let mut arriving = self.inner.arriving_transfers.lock().await;
+        loop {
+            tokio::select! {
+                biased;
+                Some(arrived) = arriving.join_next() => match arrived {
+                    Ok(arrived) => if let Some(transfer) = arrived.admit(self) {
+                        return Ok(transfer);
+                    },
+                    Err(error) => tracing::error!(%error, "transfer request reader failed"),
+                },
+                // The transport admits MAX_TRANSFERS streams, so the set is bounded too.
+                opened = self.inner.quic.accept_bi() => {
+                    let (send, receive) = opened.map_err(|error| self.ended(&error))?;
+                    arriving.spawn(Arrived::read(self.peer(), self.transfer_timeout(), send, receive));
+                }
+            }
+        }
+    }
+
+    /// Opens a stream for a request; waits while too many are open.
+    pub(crate) async fn open_stream(&self) -> Result<(SendStream, RecvStream), Error> {
+        self.inner.quic.open_bi().await.map_err(|error| self.ended(&error))
     }
 
     /// Opens this side's stream of frames. A connection carries one per direction: a second one waits for the end of the
@@ -173,9 +239,9 @@ impl Connection {
     /// If the connection ends.
     pub async fn frame_sender(&self) -> Result<FrameSender, Error> {
         self.expect_plane(Plane::Data)?;
-        let opened = time::timeout(self.transfer(), self.inner.quic.open_uni()).await;
-        let stream =
-            opened.map_err(|_| self.timed_out("room for a frame stream", self.transfer()))?;
+        let opened = time::timeout(self.transfer_timeout(), self.inner.quic.open_uni()).await;
+        let stream = opened
+            .map_err(|_| self.timed_out("room for a frame stream", self.transfer_timeout()))?;
         Ok(FrameSender::new(self.clone(), stream.map_err(|error| self.ended(&error))?))
     }
 
@@ -192,7 +258,7 @@ impl Connection {
         self.inner.quic.accept_uni().await.map_err(|error| self.ended(&error))
     }
 
-    pub(crate) fn transfer(&self) -> Duration {
+    pub(crate) fn transfer_timeout(&self) -> Duration {
         self.inner.transfer
     }
 
@@ -222,10 +288,6 @@ impl Connection {
 
     pub(crate) fn read_error(&self, error: &ReadError, what: &'static str) -> Error {
         read_error(self.peer(), error, what)
-    }
-
-    fn read_to_end_error(&self, error: &ReadToEndError) -> Error {
-        read_to_end_error(self.peer(), error)
     }
 }
 
@@ -278,7 +340,7 @@ async fn read_request(
         Ok(Ok(message)) => {
             control::decode(&message).map_err(|source| Error::Control { peer, source })
         }
-        Ok(Err(error)) => Err(read_to_end_error(peer, &error)),
+        Ok(Err(error)) => Err(read_to_end_error(peer, &error, MAX_MESSAGE_BYTES)),
         Err(_) => Err(Error::TimedOut { peer, awaited: "end of a request", after }),
     };
     match request {
@@ -365,9 +427,9 @@ pub(crate) fn read_error(peer: NodeId, error: &ReadError, what: &'static str) ->
     }
 }
 
-fn read_to_end_error(peer: NodeId, error: &ReadToEndError) -> Error {
+pub(crate) fn read_to_end_error(peer: NodeId, error: &ReadToEndError, max: usize) -> Error {
     match error {
         ReadToEndError::Read(error) => read_error(peer, error, "a message"),
-        ReadToEndError::TooLong => Error::TooLong { peer, max: MAX_MESSAGE_BYTES },
+        ReadToEndError::TooLong => Error::TooLong { peer, max },
     }
 }

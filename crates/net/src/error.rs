@@ -143,7 +143,7 @@ pub enum Error {
         /// Why.
         reason: CloseReason,
     },
-    /// The call belongs to the other plane.
+    /// The call belongs to another plane.
     #[error("peer {}: expected a connection of the {expected:?} plane", peer.short())]
     OtherPlane {
         /// The peer.
@@ -174,6 +174,22 @@ pub enum Error {
         peer: NodeId,
         /// On what.
         what: &'static str,
+    },
+    /// The peer refused a transfer.
+    #[error("peer {} refused a transfer: {message}", peer.short())]
+    Refused {
+        /// The peer.
+        peer: NodeId,
+        /// Its reason.
+        message: String,
+    },
+    /// The answer to a request for a transfer is neither bytes nor a refusal.
+    #[error("peer {}: expected a transfer or a refusal, got an answer of kind {got}", peer.short())]
+    TransferAnswer {
+        /// The peer.
+        peer: NodeId,
+        /// The first byte of the answer.
+        got: u8,
     },
     /// A frame breaks the protocol; its connection is closed.
     #[error("peer {}: unreadable frame", peer.short())]

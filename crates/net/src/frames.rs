@@ -42,7 +42,7 @@ impl FrameSender {
     /// # Panics
     /// If the frame breaks the bounds of [`Frame::encode`].
     pub async fn send(&mut self, frame: &Frame) -> Result<(), Error> {
-        let deadline = Instant::now() + self.connection.transfer();
+        let deadline = Instant::now() + self.connection.transfer_timeout();
         self.send_rest(deadline).await?;
         self.unsent = Bytes::from(frame.encode());
         self.send_rest(deadline).await
@@ -56,7 +56,7 @@ impl FrameSender {
                 .map_err(|_| Error::TimedOut {
                     peer: self.connection.peer(),
                     awaited: "room for a frame",
-                    after: self.connection.transfer(),
+                    after: self.connection.transfer_timeout(),
                 })?
                 .map_err(|error| self.connection.write_error(&error, "this node's frames"))?;
             self.unsent.advance(n_bytes);
@@ -139,14 +139,14 @@ impl FrameReceiver {
                     read.map_err(|_| Error::TimedOut {
                         peer,
                         awaited: "end of a frame",
-                        after: self.connection.transfer(),
+                        after: self.connection.transfer_timeout(),
                     })??
                 }
             };
             match (read, self.missing_bytes()) {
                 (true, _) => {
                     self.deadline =
-                        self.deadline.or(Some(Instant::now() + self.connection.transfer()))
+                        self.deadline.or(Some(Instant::now() + self.connection.transfer_timeout()))
                 }
                 (false, None) => return Ok(None),
                 (false, Some(missing)) => {

@@ -64,7 +64,7 @@ impl Session {
             Role::Responder => b"responder",
         };
         let alpn = self.plane.alpn().as_bytes();
-        let alpn_bytes = u8::try_from(alpn.len()).expect("the names of both planes are short");
+        let alpn_bytes = u8::try_from(alpn.len()).expect("the names of the planes are short");
         // Every part has a fixed length or is preceded by it, so no two sessions make the same input.
         blake3::Hasher::new_keyed(&key.0)
             .update(role)

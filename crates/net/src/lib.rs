@@ -5,6 +5,7 @@
 //! Identity ─┐
 //! Secret ───┼─► Endpoint ──connect/accept──► Connection ──► request / next_request    control plane
 //! Interfaces┘        (TLS by key, then membership)    └───► FrameSender / FrameReceiver  data plane
+//!                                                         └► transfer / next_transfer   transfer plane
 //! ```
 //!
 //! Invariants:
@@ -28,6 +29,7 @@ mod key_file;
 mod plane;
 mod secret;
 mod ticket;
+mod transfers;
 
 #[cfg(test)]
 mod tests;
@@ -41,3 +43,4 @@ pub use interfaces::Interfaces;
 pub use plane::Plane;
 pub use secret::ClusterSecret;
 pub use ticket::{Ticket, TicketError};
+pub use transfers::{TransferReader, TransferWriter};

@@ -1,16 +1,19 @@
-//! The two protocols that nodes speak, each on its own connection.
+//! The protocols that nodes speak, each on its own connection.
 
-/// What a connection carries. The planes are apart so that a long prefill never delays a heartbeat.
+/// What a connection carries. The planes are apart so that neither a long prefill nor a
+/// megabyte of weights delays a heartbeat.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Plane {
     /// Requests and responses about nodes and instances.
     Control,
     /// Frames between the stages of a pipeline.
     Data,
+    /// Bytes of model files.
+    Transfer,
 }
 
 impl Plane {
-    pub(crate) const ALL: [Self; 2] = [Self::Control, Self::Data];
+    pub(crate) const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Transfer];
 
     /// The protocol's name and version in the TLS handshake: peers of different versions part before they misread each
     /// other.
@@ -18,6 +21,7 @@ impl Plane {
         match self {
             Self::Control => "shoal/control/1",
             Self::Data => "shoal/activation/1",
+            Self::Transfer => "shoal/transfer/1",
         }
     }
 

@@ -3,6 +3,7 @@
 mod members;
 mod sockets;
 mod strangers;
+mod transfers;
 
 use std::{net::SocketAddr, time::Duration};
 
