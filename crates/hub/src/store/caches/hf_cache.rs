@@ -14,7 +14,7 @@ use std::{
 
 use shoal_proto::model::{Digest, FileId, FileOrigin};
 
-use super::{
+use crate::store::{
     Place, StoredModel,
     group::{self, Found},
     hashes::Index,

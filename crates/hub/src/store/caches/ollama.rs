@@ -13,7 +13,7 @@ use std::{
 use serde::Deserialize;
 use shoal_proto::model::{Digest, FileId};
 
-use super::{
+use crate::store::{
     Place, StoreError, StoredModel,
     group::{Found, Group},
     layout::{check_name, read_bounded},
