@@ -295,6 +295,10 @@ fn redirect(from: &Url, response: &Response) -> Result<Option<Url>, HubError> {
         return Ok(None);
     }
     let location = response.headers().get(LOCATION).and_then(|value| value.to_str().ok());
+    target(from, location).map(Some)
+}
+
+fn target(from: &Url, location: Option<&str>) -> Result<Url, HubError> {
     let to = location.and_then(|location| from.join(location).ok());
     let Some(to) = to.filter(|to| matches!(to.scheme(), "http" | "https")) else {
         return Err(HubError::Unexpected {
@@ -306,7 +310,7 @@ fn redirect(from: &Url, response: &Response) -> Result<Option<Url>, HubError> {
     if from.scheme() == "https" && to.scheme() == "http" && !is_loopback(&to) {
         return Err(HubError::InsecureRedirect { from: shown(from), to: shown(&to) });
     }
-    Ok(Some(to))
+    Ok(to)
 }
 
 /// How long the server says to wait: seconds, or a date by its own clock.
@@ -360,6 +364,19 @@ mod tests {
         let limit = |text| window(&headers(&[("ratelimit", text)]));
         assert_eq!(limit("\"api\";r=0;t=244"), Some(Duration::from_secs(244)));
         assert_eq!(limit("\"api\";r=0;t=x"), None);
+    }
+
+    #[test]
+    fn redirects_do_not_give_up_encryption() {
+        let to = |from: &str, to| target(&from.parse().expect("a URL"), Some(to));
+        let hub = "https://hub.example/a/b";
+        for good in ["https://cdn.example/x", "/c", "http://127.0.0.1:80/x", "http://[::1]/x"] {
+            assert!(to(hub, good).is_ok(), "{good}");
+        }
+        assert!(to("http://hub.lan/", "http://cdn.lan/").is_ok());
+        let error = to(hub, "http://cdn.example/x?secret").expect_err("no encryption");
+        assert!(matches!(error, HubError::InsecureRedirect { .. }), "{error}");
+        assert!(!error.to_string().contains("secret"));
     }
 
     #[test]
