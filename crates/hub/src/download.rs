@@ -41,7 +41,10 @@ use tokio::{sync::Notify, time::Instant};
 
 pub(crate) use fetch::Fetch;
 
-use crate::{HubError, PartialError, partial::Partial};
+use crate::{
+    HubError, PartialError,
+    partial::{ChunkSource, Partial},
+};
 
 /// How long a download waits for what.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -150,6 +153,8 @@ struct Shared {
     /// What the peers said, by peer.
     peers: HashMap<NodeId, Seen>,
     bad_peers: Vec<BadPeer>,
+    /// Whether what peers gave turned out to be wrong, so that only the server is believed as long as there is one.
+    distrusts_peers: bool,
 }
 
 /// What a peer said last.
@@ -224,6 +229,23 @@ impl OpenFile {
         };
         let n_total = n_bytes(&wanted);
         (n_total - n_bytes(&missing), n_total)
+    }
+
+    /// Counts bytes that were written.
+    fn count(&self, source: ChunkSource, n_bytes: u64) {
+        let received = &mut self.shared().received;
+        match source {
+            ChunkSource::Hub => received.from_hub += n_bytes,
+            ChunkSource::Peer => received.from_peers += n_bytes,
+        }
+    }
+
+    /// Forgets what peers gave, and takes nothing more from them. Returns whether there was anything.
+    pub(crate) fn distrust_peers(&self) -> Result<bool, PartialError> {
+        let chunks = self.partial.from_peers();
+        self.partial.forget(&chunks)?;
+        self.shared().distrusts_peers = true;
+        Ok(!chunks.is_empty())
     }
 
     pub(crate) fn received(&self) -> Received {

@@ -49,6 +49,8 @@ pub struct LibraryConfig {
     pub timing: DownloadTiming,
     /// Bytes per second that all downloads take together; `None` for as many as come.
     pub bytes_per_s: Option<u64>,
+    /// The directory of the user's own cards.
+    pub cards: Option<PathBuf>,
 }
 
 /// Why a model is not to be had.

@@ -53,8 +53,10 @@ pub(crate) struct Fetch {
     given: HashMap<u32, (NodeId, ChunkHash)>,
     /// Peers that failed to give what they offered: not before then, and failures in a row.
     resting: HashMap<NodeId, (Instant, u32)>,
-    /// How often the SHA-256 was wrong. From the first time on only the server is believed.
+    /// How often the SHA-256 was wrong.
     n_mismatches: u32,
+    /// Whether a verified peer is being asked for its hashes; until it has answered nothing is taken from any peer.
+    is_asking: bool,
     front: FrontState,
     is_exchanging: bool,
     next_exchange: Instant,
@@ -136,6 +138,7 @@ impl Fetch {
             given: HashMap::new(),
             resting: HashMap::new(),
             n_mismatches: 0,
+            is_asking: false,
             front: FrontState::Unneeded,
             is_exchanging: false,
             next_exchange: Instant::now(),
@@ -215,6 +218,7 @@ impl Fetch {
         let from_peers = self.file.partial.from_peers();
         warn!(file = self.file.name, %expected, %got, n_from_peers = from_peers.len(), "file is wrong");
         self.n_mismatches += 1;
+        self.file.shared().distrusts_peers = true;
         let from_outside_too = from_peers.is_empty() || matches!(self.server, Server::Dead(_));
         let suspects =
             if from_outside_too { ChunkSet::all(self.file.id().n_chunks()) } else { from_peers };
@@ -252,7 +256,7 @@ impl Fetch {
 
     fn next_from_peer(&self, missing: &ChunkSet) -> Option<(NodeId, Range<u32>)> {
         let n_transfers = self.jobs.values().filter(|job| job.peer.is_some()).count();
-        if n_transfers >= TRANSFERS_MAX {
+        if n_transfers >= TRANSFERS_MAX || self.is_asking {
             return None;
         }
         let peers = self.views();
@@ -278,11 +282,11 @@ impl Fetch {
 
     /// The peers that may be used.
     fn views(&self) -> HashMap<NodeId, PeerView> {
-        if self.n_mismatches > 0 && !matches!(self.server, Server::Dead(_)) {
-            return HashMap::new();
-        }
         let now = Instant::now();
         let shared = self.file.shared();
+        if shared.distrusts_peers && !matches!(self.server, Server::Dead(_)) {
+            return HashMap::new();
+        }
         let is_bad = |node: &NodeId| shared.bad_peers.iter().any(|bad| bad.node == *node);
         let view = |(&node, seen): (&NodeId, &Seen)| {
             let of_peer = |job: &&Job| job.peer == Some(node);
@@ -354,14 +358,19 @@ impl Fetch {
         }
         let mut shared = self.file.shared();
         shared.peers.retain(|node, _| present.contains(node));
-        if self.manifest.is_some() {
+        if self.manifest.is_some() || self.is_asking {
             return;
         }
-        let is_usable = |node: &NodeId| shared.bad_peers.iter().all(|bad| bad.node != *node);
+        let now = Instant::now();
+        let is_usable = |node: &NodeId| {
+            let is_resting = self.resting.get(node).is_some_and(|(until, _)| now < *until);
+            !is_resting && shared.bad_peers.iter().all(|bad| bad.node != *node)
+        };
         let verified =
             shared.peers.iter().find(|(node, it)| it.holding.is_verified && is_usable(node));
         let Some(node) = verified.map(|(node, _)| *node) else { return };
         drop(shared);
+        self.is_asking = true;
         let (peers, id) = (Arc::clone(&self.peers), self.file.id());
         self.tasks.spawn(async move {
             let mut hashes = Vec::new();
@@ -418,16 +427,7 @@ impl Fetch {
     fn note(&mut self, written: &Written) {
         let Some(job) = self.jobs.get_mut(&written.job) else { return };
         job.chunks.remove(written.chunk);
-        let range = self.file.id().chunk_range(written.chunk);
-        let n_bytes = range.end - range.start;
-        let peer = job.peer;
-        let mut shared = self.file.shared();
-        match peer {
-            Some(_) => shared.received.from_peers += n_bytes,
-            None => shared.received.from_hub += n_bytes,
-        }
-        drop(shared);
-        match peer {
+        match job.peer {
             Some(peer) => {
                 self.resting.remove(&peer);
                 self.given.insert(written.chunk, (peer, written.hash));
@@ -473,11 +473,7 @@ impl Fetch {
                             other => format!("{other:?}"),
                         };
                         debug!(peer = %peer.short(), reason, "transfer failed");
-                        let (until, n_failures) =
-                            self.resting.entry(peer).or_insert((Instant::now(), 0));
-                        *until =
-                            Instant::now() + self.timing.retry_min * (1 << (*n_failures).min(5));
-                        *n_failures += 1;
+                        self.rest(peer);
                     }
                     (None, Err(WorkerError::Hub(error))) => self.server_failed(error),
                     (None, Err(error)) => unreachable!("only peers fail like this: {error:?}"),
@@ -485,6 +481,13 @@ impl Fetch {
             }
         }
         Ok(())
+    }
+
+    /// Leaves a peer alone for a while.
+    fn rest(&mut self, peer: NodeId) {
+        let (until, n_failures) = self.resting.entry(peer).or_insert((Instant::now(), 0));
+        *until = Instant::now() + self.timing.retry_min * (1 << (*n_failures).min(5));
+        *n_failures += 1;
     }
 
     fn server_failed(&mut self, error: HubError) {
@@ -536,10 +539,12 @@ impl Fetch {
         node: NodeId,
         hashes: Option<Vec<ChunkHash>>,
     ) -> Result<(), DownloadError> {
-        let Some(hashes) = hashes else { return Ok(()) };
-        if self.manifest.is_some() {
+        self.is_asking = false;
+        let Some(hashes) = hashes else {
+            // It says that it has checked the file, and cannot say what is in it.
+            self.rest(node);
             return Ok(());
-        }
+        };
         debug!(node = %node.short(), file = self.file.name, "a verified peer published its hashes");
         let is_wrong = |(chunk, (_, hash)): &(&u32, &(NodeId, ChunkHash))| {
             hashes.get(**chunk as usize).is_none_or(|right| right != hash)

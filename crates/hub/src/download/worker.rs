@@ -170,6 +170,7 @@ impl Assembly {
                 return Err(WorkerError::WrongBytes { chunk });
             }
             file.partial.write(chunk, &buffer, hash, source)?;
+            file.count(source, buffer.len() as u64);
             Ok((hash, buffer))
         };
         let (hash, mut buffer) =

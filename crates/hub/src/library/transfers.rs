@@ -172,7 +172,9 @@ impl Library {
         let download = self.running(name)?;
         download.stop("paused").await;
         self.inner.notify();
-        Ok(())
+        // It may have been complete before it heard.
+        let is_paused = download.has_stopped();
+        is_paused.then_some(()).ok_or_else(|| LibraryError::NoDownload { name: name.to_owned() })
     }
 
     /// Goes on with a download that was paused or has failed.
@@ -423,6 +425,8 @@ impl Download {
                 {
                     n_bytes *= 2;
                 }
+                // Nonsense that came from peers may be their fault; from the server it is the model's.
+                Err(_) if file.origin.is_some() && open.distrust_peers()? => {}
                 Err(source) => {
                     return Err(LibraryError::Header { name: self.model.name.clone(), source });
                 }

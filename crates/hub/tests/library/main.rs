@@ -1,0 +1,7 @@
+//! The library as a whole: against a hub that behaves like the real one, alone and with other libraries as its peers.
+
+mod cluster;
+mod faults;
+mod setup;
+mod shares;
+mod together;
