@@ -33,6 +33,7 @@ mod quant;
 mod reference;
 mod store;
 
+pub use catalogue::{Card, CardFormat, CardQuant, Catalogue, CatalogueError};
 pub use client::{
     HubClient, HubConfig, HubError, HubTiming, RangeBody, RemoteFile, RepoFile, RepoFormat,
     RepoListing, SearchHit, Token, Unreachable, UrlFile,
@@ -43,6 +44,9 @@ pub use library::{
     DownloadState, DownloadStatus, Library, LibraryConfig, LibraryError, Select, Selection, Serving,
 };
 pub use partial::PartialError;
+pub use quant::{
+    PREFERENCE, ParseQuantError, PickError, Picked, PickedFile, Quant, SUPPORTED, pick, pick_file,
+};
 pub use store::{
     ChunkHashes, FileReport, FileState, ImportWay, Imported, LocalFile, ModelState, Place,
     RemoveReport, Space, Store, StoreConfig, StoreError, StoredModel, Verdict, VerifyReport,
