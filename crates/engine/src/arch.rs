@@ -32,6 +32,11 @@ pub(crate) struct Architecture {
 
 const ARCHITECTURES: [&Architecture; 3] = [&llama::LLAMA, &qwen2::QWEN2, &phi3::PHI3];
 
+/// The architectures that run, as `general.architecture` of a GGUF names them.
+pub fn architectures() -> impl Iterator<Item = &'static str> {
+    ARCHITECTURES.into_iter().map(|architecture| architecture.name)
+}
+
 impl Architecture {
     /// Finds an architecture by name.
     pub(crate) fn named(name: &str) -> Result<&'static Self, Error> {

@@ -32,6 +32,7 @@ mod shard;
 mod step;
 mod weights;
 
+pub use arch::architectures;
 pub use error::Error;
 pub use evaluate::evaluate;
 pub use hparams::{Hparams, RopeHparams};
@@ -40,3 +41,4 @@ pub use sampler::sample;
 pub use sequence::Sequence;
 pub use shard::{Output, Segment, Shard};
 pub use shoal_kernels::{Compute, Isa};
+pub use weights::supports_type;

@@ -53,8 +53,12 @@ impl Model {
 
     /// Bytes of the tensors that a shard of `layers` reads. An embedding that is the head too counts once.
     pub fn weight_bytes(&self, layers: LayerRange) -> u64 {
-        let needed = self.gguf.tensors().iter().filter(|tensor| self.is_read(layers, tensor));
-        needed.map(|tensor| tensor.n_bytes).sum()
+        self.tensors_of(layers).map(|tensor| tensor.n_bytes).sum()
+    }
+
+    /// The tensors that a shard of `layers` reads, in the file's order.
+    pub fn tensors_of(&self, layers: LayerRange) -> impl Iterator<Item = &TensorInfo> {
+        self.gguf.tensors().iter().filter(move |tensor| self.is_read(layers, tensor))
     }
 
     /// Bytes of the KV cache of one sequence of `n_ctx` positions on a shard of `layers`, when it is full.

@@ -249,6 +249,11 @@ impl<'a> Tensors<'a> {
     }
 }
 
+/// Whether the engine computes with matrices of this type.
+pub fn supports_type(ty: TensorType) -> bool {
+    weight_type(ty).is_some()
+}
+
 fn weight_type(ty: TensorType) -> Option<WeightType> {
     Some(match ty {
         TensorType::F32 => WeightType::F32,
@@ -265,7 +270,7 @@ fn weight_type(ty: TensorType) -> Option<WeightType> {
 
 fn matrix_text(n_rows: usize, n_cols: usize) -> String {
     let types: Vec<&str> =
-        TensorType::all().filter(|&ty| weight_type(ty).is_some()).map(TensorType::name).collect();
+        TensorType::all().filter(|&ty| supports_type(ty)).map(TensorType::name).collect();
     format!("{} [{n_rows}, {n_cols}]", types.join("|"))
 }
 
