@@ -69,7 +69,7 @@ pub fn open(name: &str) -> Result<Source, Error> {
     Ok(source(path.to_string_lossy().into_owned(), gguf))
 }
 
-fn source(name: String, gguf: Gguf) -> Source {
+pub(crate) fn source(name: String, gguf: Gguf) -> Source {
     let mut hasher = blake3::Hasher::new();
     gguf.directory_bytes().for_each(|bytes| {
         hasher.update(bytes);

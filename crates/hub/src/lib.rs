@@ -41,12 +41,14 @@ pub use client::{
 pub use demo::{DEMO, Error, Source, open};
 pub use download::{BadPeer, DownloadError, DownloadTiming, Received};
 pub use library::{
-    DownloadState, DownloadStatus, Library, LibraryConfig, LibraryError, Select, Selection, Serving,
+    DownloadState, DownloadStatus, Library, LibraryConfig, LibraryError, NameError, Resolved,
+    Select, Selection, Serving,
 };
 pub use partial::PartialError;
 pub use quant::{
     PREFERENCE, ParseQuantError, PickError, Picked, PickedFile, Quant, SUPPORTED, pick, pick_file,
 };
+pub use reference::{Reference, ReferenceError, RepoReference, RepoWhat};
 pub use store::{
     ChunkHashes, FileReport, FileState, ImportWay, Imported, LocalFile, ModelState, Place,
     RemoveReport, Space, Store, StoreConfig, StoreError, StoredModel, Verdict, VerifyReport,

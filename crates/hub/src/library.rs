@@ -5,9 +5,11 @@
 //! that fetches the headers first, so that what cannot run is refused before gigabytes arrive, and then whatever is wanted,
 //! file after file.
 //!
+//! - `names`: from what a user typed to the files of a model
 //! - `transfers`: downloads under way and their progress
 //! - `serving`: what peers ask for
 
+mod names;
 mod serving;
 mod transfers;
 
@@ -23,11 +25,13 @@ use shoal_proto::model::FileId;
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
+pub use names::{NameError, Resolved};
 pub use serving::Serving;
 pub use transfers::{DownloadState, DownloadStatus, Select, Selection};
 
 use crate::{
-    HubClient, ModelState, PartialError, RemoveReport, Store, StoreConfig, StoreError, StoredModel,
+    Catalogue, HubClient, ModelState, PartialError, RemoveReport, Store, StoreConfig, StoreError,
+    StoredModel,
     client::{HubConfig, HubError},
     download::{DownloadError, DownloadTiming, OpenFile, limiter::Limiter},
     partial::Partial,
@@ -115,6 +119,7 @@ pub struct Library {
 struct Inner {
     store: Store,
     client: HubClient,
+    catalogue: Catalogue,
     timing: DownloadTiming,
     limiter: Limiter,
     peers: OnceLock<Arc<dyn Peers>>,
@@ -133,6 +138,18 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("work on the disk does not panic")
 }
 
+/// An error and what caused it, as one line.
+fn text(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these mutexes guard is changed by single insertions and removals.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -144,7 +161,13 @@ impl Library {
     /// # Errors
     /// If the models' directory cannot be used, or no client be made.
     pub fn open(config: LibraryConfig) -> Result<Self, LibraryError> {
+        let (catalogue, errors) = Catalogue::load(config.cards.as_deref());
+        for error in errors {
+            // The other cards are as good as before.
+            tracing::warn!(error = text(&error), "card is left out");
+        }
         let inner = Inner {
+            catalogue,
             store: Store::open(config.store)?,
             client: HubClient::new(config.hub)?,
             timing: config.timing,

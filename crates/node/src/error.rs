@@ -48,6 +48,26 @@ pub enum Error {
         /// Why.
         source: Arc<dyn std::error::Error + Send + Sync>,
     },
+    /// The library does not give the model.
+    #[error(transparent)]
+    Library(Arc<shoal_hub::LibraryError>),
+    /// The text names no model that is known.
+    #[error(transparent)]
+    Name(Arc<shoal_hub::NameError>),
+    /// The model runs.
+    #[error("model {name} is in use by instance {instance}: drop that first")]
+    InUse {
+        /// The model.
+        name: String,
+        /// An instance of it.
+        instance: InstanceId,
+    },
+    /// This process keeps no models.
+    #[error("model {name}: this process has no directory for models")]
+    NoLibrary {
+        /// The model asked for.
+        name: String,
+    },
     /// This node's file of that name is another model than the one that is being placed.
     #[error("model {name}: the file on this node differs from the one on the node that places it")]
     DifferentModel {
@@ -162,6 +182,18 @@ pub enum Error {
 impl From<shoal_engine::Error> for Error {
     fn from(error: shoal_engine::Error) -> Self {
         Self::Engine(Arc::new(error))
+    }
+}
+
+impl From<shoal_hub::LibraryError> for Error {
+    fn from(error: shoal_hub::LibraryError) -> Self {
+        Self::Library(Arc::new(error))
+    }
+}
+
+impl From<shoal_hub::NameError> for Error {
+    fn from(error: shoal_hub::NameError) -> Self {
+        Self::Name(Arc::new(error))
     }
 }
 

@@ -14,15 +14,18 @@ pub mod bench;
 mod data_dir;
 mod driver;
 mod error;
+mod files;
 mod generate;
 mod memory;
 mod models;
 mod node;
+mod obtain;
 mod peers;
 mod remembered;
 mod router;
 mod runner;
 mod sequences;
+mod shelf;
 mod stop;
 
 use shoal_engine::{Compute, Isa};
@@ -32,6 +35,8 @@ pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
 pub use node::{Config, InstanceStatus, ModelEntry, NetworkConfig, Node, NodeStatus};
+pub use shelf::{Fit, Offer};
+pub use shoal_hub as hub;
 pub use shoal_proto as proto;
 
 /// Returns what computes: threads, and an instruction set by name or the best.

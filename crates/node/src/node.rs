@@ -9,12 +9,15 @@ use std::{
 };
 
 use shoal_cluster::{Candidate, Event as ClusterEvent};
+use shoal_hub::{Library, LibraryConfig};
 use shoal_net::{
-    ClusterSecret, Connection, Endpoint, EndpointConfig, Identity, Interfaces, Ticket, Timing,
+    ClusterSecret, Connection, Endpoint, EndpointConfig, Identity, Interfaces, Plane, Ticket,
+    Timing,
 };
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, NodeRecord, Request, Response, StageRecord},
+    control::{InstanceRecord, ModelRef, NodeRecord, Request, Response, StageRecord},
+    model::ModelFiles,
 };
 use tokio::sync::mpsc;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -24,8 +27,10 @@ use crate::{
     data_dir,
     driver::{self, Job},
     error::Error,
+    files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
-    models::{Models, Opened},
+    models::{self, Models, Opened},
+    obtain::Obtaining,
     peers::{Handler, Peers},
     router::Router,
     runner::{RunnerHandle, Spec},
@@ -33,7 +38,7 @@ use crate::{
 };
 
 /// Positions of a sequence unless the user asks for another number: what a phone's memory bears with a 3B model.
-const N_CTX_DEFAULT: u32 = 4096;
+pub(crate) const N_CTX_DEFAULT: u32 = 4096;
 /// Longest wait until a peer has loaded its stage: it maps a file, which takes seconds even from slow flash.
 const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the tasks of a node that shuts down.
@@ -58,6 +63,8 @@ pub struct Config {
     pub n_ctx: Option<u32>,
     /// The instruction set by name; `None` for the best that the CPU has.
     pub isa: Option<String>,
+    /// Where models are kept and come from; `None` for a node with the demonstration model and paths only.
+    pub library: Option<LibraryConfig>,
 }
 
 /// How a node takes part in a cluster.
@@ -110,6 +117,15 @@ pub struct InstanceStatus {
     pub state: String,
 }
 
+/// What a user's text names.
+#[derive(Debug)]
+pub(crate) enum Named {
+    /// Files that the library brings.
+    Files(ModelFiles),
+    /// The demonstration model, or a path.
+    Here(String),
+}
+
 /// A running node. Clones are handles to the same one.
 #[derive(Debug, Clone)]
 pub struct Node {
@@ -117,11 +133,13 @@ pub struct Node {
 }
 
 #[derive(Debug)]
-struct Inner {
+pub(crate) struct Inner {
     id: NodeId,
     config: Config,
     endpoint: Option<Endpoint>,
+    library: Option<Library>,
     models: Models,
+    obtaining: Obtaining,
     peers: Arc<Peers>,
     router: Arc<Router>,
     sequences: Arc<Sequences>,
@@ -169,13 +187,19 @@ impl Node {
         };
         let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
         let peers = Peers::new(endpoint.clone(), record, remembered, &tasks, &cancel);
+        let library = config.library.clone().map(Library::open).transpose()?;
+        if let (Some(library), Some(endpoint)) = (&library, &endpoint) {
+            library.join(ClusterFiles::new(id, endpoint.clone(), Arc::clone(&peers)));
+        }
         let network = endpoint.clone().map(|endpoint| (endpoint, Arc::clone(&peers)));
         let router = Router::start(id, network, &tasks, &cancel);
         let inner = Arc::new(Inner {
             id,
             config,
             endpoint,
+            library,
             models: Models::default(),
+            obtaining: Obtaining::default(),
             peers: Arc::clone(&peers),
             router,
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
@@ -214,7 +238,7 @@ impl Node {
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
         check(&request)?;
         let instance = self.instance_for(&request.model)?;
-        let opened = self.inner.models.open(&instance.model.name).await?;
+        let opened = self.inner.open(&instance.model).await?;
         let prompt = tokenize(&opened, &request.prompt)?;
         let n_ctx = instance.n_ctx;
         let n_prompt = u32::try_from(prompt.len()).unwrap_or(u32::MAX);
@@ -240,7 +264,7 @@ impl Node {
             if models.iter().any(|model| model.id == instance.model.name) {
                 continue;
             }
-            let Ok(opened) = self.inner.models.open(&instance.model.name).await else { continue };
+            let Ok(opened) = self.inner.open(&instance.model).await else { continue };
             models.push(ModelEntry {
                 id: instance.model.name.clone(),
                 created_s: self.inner.started_s,
@@ -288,7 +312,13 @@ impl Node {
         n_nodes: usize,
         n_ctx: Option<u32>,
     ) -> Result<InstanceStatus, Error> {
-        let opened = self.inner.models.open(model).await?;
+        let named = self.resolve(model).await?;
+        let opened = match &named {
+            Named::Files(files) => {
+                self.inner.models.open_files(self.library(model)?, files).await?
+            }
+            Named::Here(name) => self.inner.models.open(name).await?,
+        };
         let trained = opened.model.hparams().n_ctx_train;
         let n_ctx = n_ctx.or(self.inner.config.n_ctx).unwrap_or(N_CTX_DEFAULT.min(trained));
         if !(1..=trained).contains(&n_ctx) {
@@ -304,11 +334,16 @@ impl Node {
             .iter()
             .map(|record| Candidate { node: record.id, memory_bytes: record.memory_bytes })
             .collect();
-        let reference = opened.reference();
+        let mut reference = opened.reference();
+        if n_nodes > 1 && reference.files.is_none() && reference.name != shoal_hub::DEMO {
+            // Other nodes need not have the file: they can get it from here.
+            reference.files = self.identify(&reference.name).await?;
+        }
         let weigh = |layers: LayerRange| opened.stage_bytes(layers, n_ctx);
         let placement = shoal_cluster::place(reference.n_layer, weigh, &candidates, n_nodes)?;
         let id = InstanceId(crate::random_u64()?);
         let record = InstanceRecord { id, epoch: Epoch(1), model: reference, placement, n_ctx };
+        self.obtain_everywhere(&record).await?;
         if let Err(error) = self.load_everywhere(&record).await {
             self.unload_everywhere(&record).await;
             return Err(error);
@@ -343,12 +378,24 @@ impl Node {
     pub async fn shutdown(&self) {
         self.inner.cancel.cancel();
         self.inner.tasks.close();
+        if let Some(library) = &self.inner.library {
+            library.shutdown().await;
+        }
         if let Some(endpoint) = &self.inner.endpoint {
             endpoint.close().await;
         }
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
             warn!("some tasks did not end in time");
         }
+    }
+
+    pub(crate) fn inner(&self) -> &Inner {
+        &self.inner
+    }
+
+    /// The library, for a model that needs one.
+    pub(crate) fn library(&self, model: &str) -> Result<&Library, Error> {
+        self.inner.library.as_ref().ok_or_else(|| Error::NoLibrary { name: model.to_owned() })
     }
 
     /// Instances, the newest placement of each model first: those that this node can use at once before the others.
@@ -434,6 +481,28 @@ impl Node {
 }
 
 impl Inner {
+    pub(crate) fn library(&self) -> Option<&Library> {
+        self.library.as_ref()
+    }
+
+    pub(crate) fn obtaining(&self) -> &Obtaining {
+        &self.obtaining
+    }
+
+    pub(crate) fn peers(&self) -> &Peers {
+        &self.peers
+    }
+
+    pub(crate) fn models(&self) -> &Models {
+        &self.models
+    }
+
+    /// Runs a task until the node ends.
+    pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        let cancel = self.cancel.clone();
+        self.tasks.spawn(async move { cancel.run_until_cancelled(task).await });
+    }
+
     /// Runs this node's stage of an instance.
     async fn load(&self, record: &InstanceRecord) -> Result<(), Error> {
         let stages = &record.placement.stages;
@@ -441,7 +510,7 @@ impl Inner {
             .iter()
             .position(|stage| stage.node == self.id)
             .ok_or(Error::UnknownInstance { id: record.id })?;
-        let opened = self.models.open(&record.model.name).await?;
+        let opened = self.open(&record.model).await?;
         if opened.source.fingerprint != record.model.fingerprint {
             return Err(Error::DifferentModel { name: record.model.name.clone() });
         }
@@ -451,6 +520,10 @@ impl Inner {
             return Err(Error::StageFailed {
                 message: "the placement does not fit the model".into(),
             });
+        }
+        if let (Some(library), Some(files)) = (&self.library, &opened.files) {
+            // It is there if it was obtained before; a hole in the file would be read as zeros.
+            library.obtain(files, models::stage(stages[stage_idx].layers)).await?;
         }
         let spec = Spec {
             instance: record.clone(),
@@ -466,6 +539,11 @@ impl Inner {
         self.stages_here().insert(record.id, stage);
         self.publish_stages();
         Ok(())
+    }
+
+    /// Opens the model that a record refers to.
+    async fn open(&self, reference: &ModelRef) -> Result<Arc<Opened>, Error> {
+        self.models.open_ref(self.library.as_ref(), reference).await
     }
 
     /// The records of the nodes that run an instance's stages.
@@ -521,8 +599,9 @@ impl Handler for Inner {
                 self.unload(instance, epoch);
                 Response::Ok
             }
-            Request::Obtain { .. } | Request::Holding { .. } | Request::Hashes { .. } => {
-                Response::Refused { message: "this node shares no files yet".into() }
+            Request::Obtain { model, layers } => self.answer_obtain(model, layers),
+            Request::FindModel { .. } | Request::Holding { .. } | Request::Hashes { .. } => {
+                self.answer_about_files(peer, request).await
             }
             Request::Hello { .. } | Request::Heartbeat { .. } => {
                 Response::Refused { message: "answered by the control plane itself".into() }
@@ -534,8 +613,14 @@ impl Handler for Inner {
         self.router.drop_peer(peer).await;
     }
 
-    fn data_connection(&self, connection: Connection) {
-        self.router.accept(connection);
+    fn connection(&self, connection: Connection) {
+        match (connection.plane(), &self.library) {
+            (Plane::Transfer, Some(library)) => {
+                self.spawn(files::give(library.clone(), connection));
+            }
+            (Plane::Transfer, None) => connection.close("this node keeps no models"),
+            _ => self.router.accept(connection),
+        }
     }
 }
 

@@ -38,8 +38,8 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn handle(&self, peer: NodeId, request: Request) -> impl Future<Output = Response> + Send;
     /// A peer is gone for certain or has been silent for too long.
     fn peer_lost(&self, peer: NodeId) -> impl Future<Output = ()> + Send;
-    /// A data connection of a peer stands.
-    fn data_connection(&self, connection: Connection);
+    /// A connection of a peer that is not of the control plane stands.
+    fn connection(&self, connection: Connection);
 }
 
 /// The control plane of one node.
@@ -100,8 +100,8 @@ impl Peers {
         self.spawn(async move {
             while let Some(connection) = endpoint.accept().await {
                 match connection.plane() {
-                    Plane::Data => accepting.data_connection(connection),
                     Plane::Control => peers.serve(connection, &accepting),
+                    _ => accepting.connection(connection),
                 }
             }
         });

@@ -28,6 +28,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
         &[
             "shoal-cluster",
             "shoal-engine",
+            "shoal-gguf",
             "shoal-hub",
             "shoal-net",
             "shoal-tokenizer",
@@ -52,7 +53,7 @@ const TESTS: [(&str, &[&str]); 5] = [
 /// Crates of others, and who alone may use them.
 const OUTSIDE: [(&str, &[&str], &str); 6] = [
     ("iroh", &["shoal-net"], "only `net` knows the transport"),
-    ("axum", &["shoal-api", "shoal-fake-hub"], "only `api` serves HTTP"),
+    ("axum", &["shoal-api"], "only `api` speaks HTTP"),
     ("reqwest", &["shoal-hub"], "one constructor for every client, with roots that work in Termux"),
     ("anyhow", &["shoal", "xtask"], "libraries have error types"),
     ("clap", &["shoal", "xtask"], "only programs have a command line"),

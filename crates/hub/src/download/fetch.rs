@@ -155,8 +155,12 @@ impl Fetch {
     /// If the rest cannot be had, or the disk does not take it.
     pub(crate) async fn run(mut self) -> Result<(), DownloadError> {
         let _running = Running::start(&self.file);
-        // Peers are asked before any server is: they may have it all.
-        self.exchange_now().await;
+        // Peers are asked before any server is: they may have it all. Those that begin at the same moment have not said so the
+        // first time.
+        if self.exchange_now().await {
+            time::sleep(self.timing.exchange).await;
+            self.exchange_now().await;
+        }
         loop {
             self.hand_out();
             if self.is_done()? {
@@ -342,9 +346,12 @@ impl Fetch {
             .spawn(async move { Ended::Exchange(peers.exchange(file.id(), file.holding()).await) });
     }
 
-    async fn exchange_now(&mut self) {
+    /// Returns whether anybody answered.
+    async fn exchange_now(&mut self) -> bool {
         let said = self.peers.exchange(self.file.id(), self.file.holding()).await;
+        let has_peers = !said.is_empty();
         self.exchanged(said);
+        has_peers
     }
 
     fn exchanged(&mut self, said: Vec<(NodeId, shoal_proto::control::Holding)>) {

@@ -17,8 +17,9 @@ pub(super) const PIECE_CHUNKS: u32 = 32;
 const TRANSFER_CHUNKS: u32 = 16;
 /// Transfers from one peer at once: one that arrives and one that is being asked for.
 const TRANSFERS_PER_PEER: usize = 2;
-/// Pieces that a peer must have before it, for another node to help from its end.
-const HELP_FROM: usize = 2;
+/// Pieces that a peer must have before it, for another node to help from its end: more than it begins at once, so that both do
+/// not take the same one before they hear of each other.
+const HELP_FROM: usize = 6;
 
 /// What is known of a peer.
 #[derive(Debug, Clone, Default)]

@@ -3,6 +3,7 @@
 use std::{
     collections::HashMap,
     fs::File,
+    path::Path,
     sync::{Arc, Mutex},
 };
 
@@ -15,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{Library, LibraryError, blocking, lock};
 use crate::{
-    FileState, LocalFile, PartialError,
+    ChunkHashes, FileState, LocalFile, PartialError,
     download::OpenFile,
     partial::{ChunkHash, read_chunk},
 };
@@ -35,6 +36,16 @@ struct WholeFile {
 }
 
 impl Whole {
+    /// Gives a whole file to peers wherever it lies.
+    pub(super) fn adopt(&self, path: &Path, hashes: ChunkHashes) -> Result<(), PartialError> {
+        let at = |source| PartialError::Io { path: path.to_owned(), source };
+        let file = File::open(path).map_err(at)?;
+        let ChunkHashes { id, hashes } = hashes;
+        let whole = WholeFile { id, file, path: path.to_owned(), hashes };
+        lock(&self.files).insert(id, Arc::new(whole));
+        Ok(())
+    }
+
     pub(super) fn forget(&self, id: &FileId) {
         lock(&self.files).remove(id);
     }

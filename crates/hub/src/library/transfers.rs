@@ -21,7 +21,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use super::{Inner, Library, LibraryError, data_path, lock};
+use super::{Inner, Library, LibraryError, data_path, lock, text};
 use crate::download::{BadPeer, DownloadError, Fetch, OpenFile, Received};
 
 /// First bytes of a file that are fetched to see its header; doubled until it is all there. Most headers are 2 to 10 MB,
@@ -547,16 +547,4 @@ fn parse_header(
     let bytes =
         read().map_err(|source| crate::PartialError::Io { path: path.to_owned(), source })?;
     Ok(Directory::parse(&bytes, file_len))
-}
-
-/// An error and what caused it, as one line.
-fn text(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }

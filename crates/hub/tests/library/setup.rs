@@ -137,7 +137,7 @@ fn quick_hub() -> HubTiming {
 
 fn quick() -> DownloadTiming {
     DownloadTiming {
-        exchange: Duration::from_millis(10),
+        exchange: Duration::from_millis(50),
         retry_min: Duration::from_millis(5),
         retry_max: Duration::from_millis(20),
         n_failures_max: 5,

@@ -1,0 +1,333 @@
+//! Models, for people: what there is, what runs here, what is on this device and what is on its way.
+
+use std::{fmt, path::Path};
+
+use shoal_cluster::{Candidate, PlaceError};
+use shoal_hub::{
+    Card, CardFormat, DownloadStatus, Imported, Library, Quant, RemoveReport, Resolved, SearchHit,
+    Space, StoredModel, VerifyReport,
+};
+use shoal_proto::{LayerRange, NodeId};
+use tokio::sync::watch;
+
+use crate::{
+    Error, Node, models,
+    node::{N_CTX_DEFAULT, Named},
+};
+
+/// What some nodes can do with a model.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fit {
+    /// One of them runs it.
+    Runs,
+    /// It takes several of them together.
+    RunsOn {
+        /// The fewest.
+        n_nodes: usize,
+    },
+    /// They have too little memory, even together.
+    TooLarge {
+        /// How much they lack.
+        missing_bytes: u64,
+    },
+    /// This program cannot run it at all.
+    Unsupported {
+        /// What it cannot run.
+        what: String,
+    },
+}
+
+impl Fit {
+    /// Whether these nodes can run it.
+    pub fn runs(&self) -> bool {
+        matches!(self, Self::Runs | Self::RunsOn { .. })
+    }
+}
+
+impl fmt::Display for Fit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Runs => write!(f, "runs"),
+            Self::RunsOn { n_nodes } => write!(f, "runs on {n_nodes} devices"),
+            Self::TooLarge { missing_bytes } => {
+                write!(f, "{:.1} GB too large", *missing_bytes as f64 / 1e9)
+            }
+            Self::Unsupported { what } => write!(f, "cannot run: {what}"),
+        }
+    }
+}
+
+/// A model of the catalogue, as it is offered here.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Offer {
+    /// What is known of it.
+    pub card: Card,
+    /// The quantisation that would be taken.
+    pub quant: Option<Quant>,
+    /// Its size on disk.
+    pub n_bytes: u64,
+    /// Memory that it takes: weights, and KV cache for `n_ctx` positions.
+    pub memory_bytes: u64,
+    /// Positions of a sequence that this was worked out for.
+    pub n_ctx: u32,
+    /// What this device can do with it.
+    pub here: Fit,
+    /// What the cluster can do with it.
+    pub cluster: Fit,
+    /// The name under which it is on this device, if it is.
+    pub stored: Option<String>,
+}
+
+impl Node {
+    /// The catalogue, with what this device and this cluster can do with each model.
+    ///
+    /// # Errors
+    /// If this process keeps no models.
+    pub async fn offers(&self) -> Result<Vec<Offer>, Error> {
+        let library = self.library("catalogue")?;
+        let stored = library.list().await;
+        let (own, all) = self.memory();
+        let offer = |card: &Card| {
+            let quant = library.quant_of(card);
+            let n_bytes = quant.as_ref().and_then(|it| card.weight_bytes(it)).unwrap_or_default();
+            let n_ctx = N_CTX_DEFAULT.min(card.n_ctx_train);
+            let kv_bytes = card.kv_bytes(n_ctx);
+            let fit = |nodes: &[Candidate]| match unsupported(card, quant.as_ref()) {
+                Some(what) => Fit::Unsupported { what },
+                None => fit(card.n_layer, n_bytes + kv_bytes, nodes),
+            };
+            let is_stored = |model: &&StoredModel| is_of_card(&model.name, card);
+            Offer {
+                n_bytes,
+                memory_bytes: n_bytes + kv_bytes,
+                n_ctx,
+                here: fit(&own),
+                cluster: fit(&all),
+                stored: stored.iter().find(is_stored).map(|model| model.name.clone()),
+                quant,
+                card: card.clone(),
+            }
+        };
+        Ok(library.catalogue().cards().iter().map(offer).collect())
+    }
+
+    /// The models on this device.
+    ///
+    /// # Errors
+    /// If this process keeps no models.
+    pub async fn stored(&self) -> Result<Vec<StoredModel>, Error> {
+        Ok(self.library("models")?.list().await)
+    }
+
+    /// Free space for models on this device.
+    ///
+    /// # Errors
+    /// If this process keeps no models, or the system does not tell.
+    pub async fn space(&self) -> Result<Space, Error> {
+        Ok(self.library("models")?.space().await?)
+    }
+
+    /// Asks the hub for models.
+    ///
+    /// # Errors
+    /// If this process keeps no models, or the hub does not answer.
+    pub async fn search(&self, words: &str, limit: usize) -> Result<Vec<SearchHit>, Error> {
+        let client = self.library("search")?.client();
+        client
+            .search(words, limit)
+            .await
+            .map_err(|error| Error::from(shoal_hub::LibraryError::from(error)))
+    }
+
+    /// Finds what a text names and starts to bring it here, all of it. Returns the model's name; how it goes is in
+    /// [`downloads`](Self::downloads). The name of a model that is on this device already starts nothing.
+    ///
+    /// # Errors
+    /// If the text names nothing, or the hub and the peers do not know it.
+    pub async fn pull(&self, model: &str) -> Result<String, Error> {
+        match self.resolve(model).await? {
+            Named::Here(name) => Ok(name),
+            Named::Files(files) => {
+                let name = files.name.clone();
+                self.library(model)?.start(files, models::whole());
+                Ok(name)
+            }
+        }
+    }
+
+    /// Like [`pull`](Self::pull), and waits until it is all here.
+    ///
+    /// # Errors
+    /// As with `pull`, and if the download fails or is stopped.
+    pub async fn pull_now(&self, model: &str) -> Result<String, Error> {
+        match self.resolve(model).await? {
+            Named::Here(name) => Ok(name),
+            Named::Files(files) => {
+                self.library(model)?.obtain(&files, models::whole()).await?;
+                Ok(files.name)
+            }
+        }
+    }
+
+    /// The downloads of this process.
+    pub fn downloads(&self) -> Vec<DownloadStatus> {
+        self.inner().library().map(Library::downloads).unwrap_or_default()
+    }
+
+    /// Ticks whenever a download changes; never without a library.
+    pub fn download_changes(&self) -> watch::Receiver<u64> {
+        self.inner().library().map_or_else(|| watch::channel(0).1, Library::changes)
+    }
+
+    /// Stops a download, to be resumed.
+    ///
+    /// # Errors
+    /// If none of that name is running.
+    pub async fn pause(&self, model: &str) -> Result<(), Error> {
+        Ok(self.library(model)?.pause(model).await?)
+    }
+
+    /// Goes on with a download that was paused or has failed.
+    ///
+    /// # Errors
+    /// If none of that name was.
+    pub fn resume(&self, model: &str) -> Result<(), Error> {
+        Ok(self.library(model)?.resume(model)?)
+    }
+
+    /// Removes a model from this device, with its download.
+    ///
+    /// # Errors
+    /// If it is not here, or is being used.
+    pub async fn remove(&self, model: &str) -> Result<RemoveReport, Error> {
+        let library = self.library(model)?;
+        let is_placed = |it: &crate::InstanceStatus| {
+            it.record.model.name == model
+                && it.record.placement.stages.iter().any(|stage| stage.node == self.id())
+        };
+        if let Some(instance) = self.instances().into_iter().find(is_placed) {
+            return Err(Error::InUse { name: model.to_owned(), instance: instance.record.id });
+        }
+        let report = library.remove(model).await?;
+        self.inner().models().close(&report.name).await;
+        Ok(report)
+    }
+
+    /// Takes a file of this device into the models' directory, without a copy where that is possible.
+    ///
+    /// # Errors
+    /// If it is no model, or the disk refuses.
+    pub async fn import(
+        &self,
+        file: &Path,
+        name: Option<&str>,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<Imported, Error> {
+        Ok(self.library("import")?.import(file, name, progress).await?)
+    }
+
+    /// Reads every byte of a model on this device and compares; with `repair` what is damaged is fetched again by the next
+    /// [`pull`](Self::pull).
+    ///
+    /// # Errors
+    /// If it is not here, or cannot be read.
+    pub async fn verify(
+        &self,
+        model: &str,
+        repair: bool,
+        progress: impl FnMut(u64, u64) + Send + 'static,
+    ) -> Result<VerifyReport, Error> {
+        Ok(self.library(model)?.verify(model, repair, progress).await?)
+    }
+
+    /// Finds what a user's text names.
+    pub(crate) async fn resolve(&self, model: &str) -> Result<Named, Error> {
+        let Some(library) = self.inner().library() else {
+            return Ok(Named::Here(model.to_owned()));
+        };
+        Ok(match library.resolve(model).await? {
+            Resolved::Demo => Named::Here(shoal_hub::DEMO.to_owned()),
+            Resolved::Path(path) => Named::Here(path.to_string_lossy().into_owned()),
+            Resolved::Files(files) => Named::Files(files),
+        })
+    }
+
+    /// The memory of this device, and of all that are alive.
+    fn memory(&self) -> (Vec<Candidate>, Vec<Candidate>) {
+        let candidate = |id: NodeId, memory_bytes| Candidate { node: id, memory_bytes };
+        let own = self.inner().peers().record();
+        let mut all = self.inner().peers().alive();
+        all.sort_by_key(|record| (std::cmp::Reverse(record.memory_bytes), record.id));
+        let own = candidate(own.id, own.memory_bytes);
+        let others = all.iter().map(|record| candidate(record.id, record.memory_bytes));
+        (vec![own], std::iter::once(own).chain(others).collect())
+    }
+}
+
+/// Whether the name of a stored model is that of one of the card's quantisations.
+fn is_of_card(name: &str, card: &Card) -> bool {
+    let (repo, _) = name.rsplit_once(':').unwrap_or((name, ""));
+    repo.eq_ignore_ascii_case(&card.id) || name.eq_ignore_ascii_case(&card.short)
+}
+
+/// What of a card this program cannot run.
+fn unsupported(card: &Card, quant: Option<&Quant>) -> Option<String> {
+    if card.format == CardFormat::Mlx {
+        return Some("MLX weights".to_owned());
+    }
+    if !shoal_engine::architectures().any(|name| name == card.architecture) {
+        return Some(format!("architecture {}", card.architecture));
+    }
+    quant.is_none().then(|| "none of its quantisations".to_owned())
+}
+
+/// What these nodes, the first one preferred, can do with a model whose memory is spread evenly over its layers.
+fn fit(n_layer: u32, memory_bytes: u64, nodes: &[Candidate]) -> Fit {
+    let weigh = |layers: LayerRange| {
+        memory_bytes.div_ceil(u64::from(n_layer.max(1))) * u64::from(layers.n_layer())
+    };
+    let mut missing_bytes = u64::MAX;
+    for n_nodes in 1..=nodes.len() {
+        match shoal_cluster::place(n_layer, weigh, nodes, n_nodes) {
+            Ok(_) if n_nodes == 1 => return Fit::Runs,
+            Ok(_) => return Fit::RunsOn { n_nodes },
+            Err(PlaceError::DoesNotFit { needed_bytes, given_bytes }) => {
+                missing_bytes = missing_bytes.min(needed_bytes.saturating_sub(given_bytes).max(1));
+            }
+            Err(_) => break,
+        }
+    }
+    Fit::TooLarge { missing_bytes }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes(memory: &[u64]) -> Vec<Candidate> {
+        let candidate = |(i, &memory_bytes): (usize, &u64)| Candidate {
+            node: NodeId([u8::try_from(i).expect("few"); 32]),
+            memory_bytes,
+        };
+        memory.iter().enumerate().map(candidate).collect()
+    }
+
+    #[test]
+    fn says_how_many_nodes_it_takes_or_what_is_missing() {
+        assert_eq!(fit(10, 1000, &nodes(&[1000])), Fit::Runs);
+        assert_eq!(fit(10, 1000, &nodes(&[400, 700])), Fit::RunsOn { n_nodes: 2 });
+        assert_eq!(fit(10, 1000, &nodes(&[400, 400, 700])), Fit::RunsOn { n_nodes: 3 });
+        assert_eq!(fit(10, 1000, &nodes(&[400])), Fit::TooLarge { missing_bytes: 600 });
+        assert_eq!(fit(10, 1000, &nodes(&[400, 500])), Fit::TooLarge { missing_bytes: 100 });
+    }
+
+    #[test]
+    fn speaks_plainly() {
+        assert_eq!(Fit::RunsOn { n_nodes: 3 }.to_string(), "runs on 3 devices");
+        assert_eq!(Fit::TooLarge { missing_bytes: 1_500_000_000 }.to_string(), "1.5 GB too large");
+        let what = "architecture gemma3".to_owned();
+        let fit = Fit::Unsupported { what };
+        assert_eq!(fit.to_string(), "cannot run: architecture gemma3");
+        assert!(!fit.runs());
+    }
+}
