@@ -242,7 +242,7 @@ impl OpenFile {
 
     /// Forgets what peers gave, and takes nothing more from them. Returns whether there was anything.
     pub(crate) fn distrust_peers(&self) -> Result<bool, PartialError> {
-        let chunks = self.partial.from_peers();
+        let chunks = self.partial.given_by_peers();
         self.partial.forget(&chunks)?;
         self.shared().distrusts_peers = true;
         Ok(!chunks.is_empty())

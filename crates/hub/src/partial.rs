@@ -219,7 +219,7 @@ impl Partial {
     }
 
     /// The chunks that came from peers.
-    pub(crate) fn from_peers(&self) -> ChunkSet {
+    pub(crate) fn given_by_peers(&self) -> ChunkSet {
         let journal = self.journal();
         let is_from_peer =
             |chunk: &u32| matches!(journal.chunks[*chunk as usize], Some((_, ChunkSource::Peer)));

@@ -378,18 +378,9 @@ mod tests {
 
     #[test]
     fn what_is_no_name_is_refused() {
-        for wrong in [
-            "",
-            " ",
-            "a/b/c",
-            "a//b",
-            "hf:a",
-            "a/b:",
-            "a/b@",
-            "a\nb",
-            "hf:../b",
-            "https://x/y.zip",
-        ] {
+        for wrong in
+            ["", " ", "a/b/c", "a//b", "hf:a", "a/b:", "a/b@", "a\nb", "hf:../b", "https://x/y.zip"]
+        {
             let parsed = parse(wrong);
             assert!(
                 matches!(parsed, Err(ReferenceError::Malformed { .. })),

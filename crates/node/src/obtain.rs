@@ -25,6 +25,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// walk from one WiFi to another should be survived.
 const STANDSTILL_MAX: Duration = Duration::from_secs(300);
 
+/// How long a result waits for the peer that asked: some of its polls.
+const RESULT_KEPT: Duration = Duration::from_secs(10);
+
 /// What peers have asked this node to get: the last word about each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Obtaining {
@@ -34,7 +37,8 @@ pub(crate) struct Obtaining {
 #[derive(Debug, Clone)]
 enum Job {
     Running,
-    Done(Result<(), String>),
+    /// How it ended, and when.
+    Done(Result<(), String>, Instant),
 }
 
 impl Obtaining {
@@ -55,7 +59,7 @@ impl Inner {
         let key = (model.name.clone(), layers);
         let mut jobs = self.obtaining().lock();
         match jobs.get(&key) {
-            Some(Job::Done(result)) => {
+            Some(Job::Done(result, at)) if at.elapsed() < RESULT_KEPT => {
                 let result = result.clone();
                 jobs.remove(&key);
                 match result {
@@ -64,7 +68,8 @@ impl Inner {
                 }
             }
             Some(Job::Running) => progress(&library, &model.name),
-            None => {
+            // An older result was for somebody who went away.
+            Some(Job::Done(..)) | None => {
                 jobs.insert(key.clone(), Job::Running);
                 drop(jobs);
                 let obtaining = self.obtaining().clone();
@@ -73,7 +78,7 @@ impl Inner {
                     let select = layers.map_or_else(models::headers, models::stage);
                     let obtained = library.obtain(&model, select).await;
                     let result = obtained.map_err(|error| crate::error::chain(&error));
-                    obtaining.lock().insert(key, Job::Done(result));
+                    obtaining.lock().insert(key, Job::Done(result, Instant::now()));
                 });
                 Response::Obtaining { n_bytes: 0, n_total }
             }

@@ -219,7 +219,7 @@ impl Fetch {
             self.file.shared().is_verified = true;
             return Ok(true);
         }
-        let from_peers = self.file.partial.from_peers();
+        let from_peers = self.file.partial.given_by_peers();
         warn!(file = self.file.name, %expected, %got, n_from_peers = from_peers.len(), "file is wrong");
         self.n_mismatches += 1;
         self.file.shared().distrusts_peers = true;
@@ -325,7 +325,7 @@ impl Fetch {
         let manifest = self.manifest.as_ref().map(|(_, hashes)| Arc::clone(hashes));
         let (job, peers) = (bench.job, Arc::clone(&self.peers));
         self.tasks.spawn(async move {
-            Ended::Job(job, bench.from_peer(peers, peer, chunks, manifest).await)
+            Ended::Job(job, bench.fetch_from_peer(peers, peer, chunks, manifest).await)
         });
     }
 
@@ -335,7 +335,7 @@ impl Fetch {
         let ignores_ranges = matches!(self.server, Server::Alive { is_sequential: true, .. });
         let job = bench.job;
         self.tasks.spawn(async move {
-            Ended::Job(job, bench.from_outside(remote, chunks, ignores_ranges).await)
+            Ended::Job(job, bench.fetch_outside(remote, chunks, ignores_ranges).await)
         });
     }
 

@@ -64,7 +64,7 @@ pub(super) struct Bench {
 
 impl Bench {
     /// Fetches chunks from where the model is published.
-    pub(super) async fn from_outside(
+    pub(super) async fn fetch_outside(
         self,
         remote: RemoteFile,
         chunks: Range<u32>,
@@ -86,7 +86,7 @@ impl Bench {
     }
 
     /// Fetches chunks from a peer and checks each: against `manifest`, or without one against what the peer itself says.
-    pub(super) async fn from_peer(
+    pub(super) async fn fetch_from_peer(
         self,
         peers: Arc<dyn Peers>,
         peer: NodeId,

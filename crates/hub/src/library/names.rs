@@ -139,8 +139,15 @@ impl Library {
         repair: bool,
         mut progress: impl FnMut(u64, u64) + Send + 'static,
     ) -> Result<VerifyReport, LibraryError> {
-        let (store, name) = (self.inner.store.clone(), name.to_owned());
-        Ok(blocking(move || store.verify(&name, repair, &mut progress)).await?)
+        let (store, model) = (self.inner.store.clone(), name.to_owned());
+        let report = blocking(move || store.verify(&model, repair, &mut progress)).await?;
+        if !report.is_good() {
+            // What is damaged is not given to peers any more.
+            let stored = self.inner.find(name).await.and_then(|model| model.manifest);
+            let files = stored.iter().flat_map(|manifest| &manifest.files);
+            files.for_each(|file| self.inner.serving.forget(&file.id));
+        }
+        Ok(report)
     }
 
     /// Opens a model of this device by its files. Parts may be missing: read only what was obtained. Blocks.

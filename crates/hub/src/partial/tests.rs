@@ -57,7 +57,7 @@ fn remembers_what_was_written() {
     let inspected = Partial::inspect(dir.path(), &file_ref()).expect("readable");
     assert_eq!(inspected.iter().collect::<Vec<_>>(), [0, 1, 4]);
     let partial = Partial::open(dir.path(), &file_ref()).expect("opens");
-    assert_eq!(partial.from_peers().iter().collect::<Vec<_>>(), [1]);
+    assert_eq!(partial.given_by_peers().iter().collect::<Vec<_>>(), [1]);
 }
 
 #[test]
