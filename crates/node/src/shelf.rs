@@ -7,7 +7,7 @@ use shoal_hub::{
     Card, CardFormat, DownloadStatus, Imported, Library, Quant, RemoveReport, Resolved, SearchHit,
     Space, StoredModel, VerifyReport,
 };
-use shoal_proto::{LayerRange, NodeId};
+use shoal_proto::{LayerRange, NodeId, model::ModelFiles};
 use tokio::sync::watch;
 
 use crate::{
@@ -167,6 +167,25 @@ impl Node {
                 Ok(files.name)
             }
         }
+    }
+
+    /// Like [`pull_now`](Self::pull_now), but asks the hub what is newest, and replaces what is here if that is another version.
+    ///
+    /// # Errors
+    /// As with `pull_now`, and if the old version is in use.
+    pub async fn update(&self, model: &str) -> Result<String, Error> {
+        let library = self.library(model)?;
+        let Resolved::Files(files) = library.resolve_newest(model).await? else {
+            return self.pull_now(model).await;
+        };
+        let stored = library.list().await.into_iter().find(|stored| stored.name == files.name);
+        let ids = |files: &ModelFiles| files.files.iter().map(|file| file.id).collect::<Vec<_>>();
+        let is_same = |stored: &StoredModel| stored.manifest.as_ref().map(ids) == Some(ids(&files));
+        if stored.as_ref().is_some_and(|stored| !is_same(stored)) {
+            self.remove(&files.name).await?;
+        }
+        library.obtain(&files, models::whole()).await?;
+        Ok(files.name)
     }
 
     /// The downloads of this process.

@@ -84,7 +84,22 @@ impl Library {
                 }
             }
             Reference::Url(url) => self.resolve_url(&url).await,
-            Reference::Repo(reference) => self.resolve_repo(&reference).await,
+            Reference::Repo(reference) => match self.resolve_nearby(&reference).await? {
+                Some(found) => Ok(found),
+                None => self.resolve_at_hub(&reference).await,
+            },
+        }
+    }
+
+    /// Like [`resolve`](Self::resolve), but asks nobody but the hub for what can come from there: what it has now may be newer
+    /// than what is here.
+    ///
+    /// # Errors
+    /// If the text names nothing, or the hub does not know what it is made of.
+    pub async fn resolve_newest(&self, text: &str) -> Result<Resolved, NameError> {
+        match Reference::parse(text, self.catalogue())? {
+            Reference::Repo(reference) => self.resolve_at_hub(&reference).await,
+            _ => self.resolve(text).await,
         }
     }
 
@@ -205,7 +220,11 @@ impl Library {
         Ok(Resolved::Files(ModelFiles { name, files: vec![file] }))
     }
 
-    async fn resolve_repo(&self, reference: &RepoReference) -> Result<Resolved, NameError> {
+    /// Looks on this device, then in the cluster.
+    async fn resolve_nearby(
+        &self,
+        reference: &RepoReference,
+    ) -> Result<Option<Resolved>, NameError> {
         let names: Vec<String> = match &reference.what {
             RepoWhat::File(path) => vec![reference.file_name(path)],
             RepoWhat::Quant(Some(quant)) => vec![reference.model_name(quant)],
@@ -217,16 +236,18 @@ impl Library {
         };
         for name in &names {
             if let Some(stored) = self.inner.find(name).await {
-                return of_stored(stored);
+                return of_stored(stored).map(Some);
             }
         }
-        // What the hub would most likely give; a quantisation that is rarer is looked for there.
-        if let Some(files) = self.inner.peers().find(&names[0]).await {
-            return Ok(Resolved::Files(files));
-        }
-        let name = names[0].clone();
+        let peers = self.inner.peers();
+        let answers = futures_util::future::join_all(names.iter().map(|name| peers.find(name)));
+        Ok(answers.await.into_iter().flatten().next().map(Resolved::Files))
+    }
+
+    async fn resolve_at_hub(&self, reference: &RepoReference) -> Result<Resolved, NameError> {
         let listing = self.inner.client.repo(&reference.repo, reference.revision.as_deref()).await;
-        let listing = listing.map_err(|source| NameError::Hub { name, source })?;
+        let listing =
+            listing.map_err(|source| NameError::Hub { name: reference.repo.clone(), source })?;
         of_listing(reference, &listing).map(Resolved::Files)
     }
 }

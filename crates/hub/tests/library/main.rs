@@ -2,6 +2,7 @@
 
 mod cluster;
 mod faults;
+mod names;
 mod setup;
 mod shares;
 mod together;

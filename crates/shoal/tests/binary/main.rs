@@ -3,4 +3,5 @@
 mod answers;
 mod cluster;
 mod failures;
+mod models;
 mod process;

@@ -18,9 +18,16 @@ const PATIENCE: Duration = Duration::from_secs(120);
 pub(crate) fn shoal(args: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
     command.args(args).stdin(Stdio::null());
-    for name in ["SHOAL_LISTEN", "SHOAL_DATA_DIR", "SHOAL_NAME", "SHOAL_ISA", "SHOAL_LOG"] {
+    let ours = std::env::vars_os().map(|(name, _)| name);
+    for name in ours.filter(|name| {
+        let name = name.to_string_lossy();
+        name.starts_with("SHOAL_") || name.starts_with("HF_") || name.starts_with("OLLAMA_")
+    }) {
         command.env_remove(name);
     }
+    // Nothing of this machine's user is looked at, and nothing leaves it.
+    command.env("HF_HOME", "/nonexistent").env("OLLAMA_MODELS", "/nonexistent");
+    command.env("HF_ENDPOINT", "http://127.0.0.1:1");
     command
 }
 
@@ -54,13 +61,27 @@ impl NodeProcess {
         node
     }
 
+    /// Starts a node with these variables in its environment.
+    pub(crate) fn start_with(name: &str, extra: &[&str], variables: &[(&str, &str)]) -> Self {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let mut node = Self::spawn(dir.path(), name, extra, variables);
+        node._dir = Some(dir);
+        node
+    }
+
     /// Starts a node with this data directory.
     pub(crate) fn start_in(dir: &Path, name: &str, extra: &[&str]) -> Self {
+        Self::spawn(dir, name, extra, &[])
+    }
+
+    fn spawn(dir: &Path, name: &str, extra: &[&str], variables: &[(&str, &str)]) -> Self {
         let dir = dir.to_str().expect("a UTF-8 path");
         let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--interface", "lo"];
         args.extend(["--data-dir", dir, "--name", name, "--threads", "1"]);
         args.extend(extra);
-        let mut child = shoal(&args).stdout(Stdio::piped()).spawn().expect("the program starts");
+        let mut command = shoal(&args);
+        command.envs(variables.iter().copied()).stdout(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("piped above");
         let (sender, lines) = mpsc::channel();
         std::thread::spawn(move || {
@@ -127,9 +148,20 @@ impl NodeProcess {
     /// Asks the node's state until `holds` is true of it.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
+        self.wait_at("/state", what, holds)
+    }
+
+    /// Asks a route of the node until `holds` is true of its answer.
+    #[track_caller]
+    pub(crate) fn wait_at(
+        &self,
+        path: &str,
+        what: &str,
+        holds: impl Fn(&Value) -> bool,
+    ) -> Value {
         let started = std::time::Instant::now();
         loop {
-            let (_, state) = self.get("/state");
+            let (_, state) = self.get(path);
             if holds(&state) {
                 return state;
             }
