@@ -21,7 +21,7 @@ use std::{
 };
 
 use shoal_gguf::Gguf;
-use shoal_proto::model::FileId;
+use shoal_proto::model::{FileId, ModelFiles};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -69,13 +69,13 @@ pub enum LibraryError {
     /// A partial file.
     #[error(transparent)]
     Partial(#[from] PartialError),
-    /// The download failed. It may be shared by several who wait for it.
+    /// The download failed.
     #[error("model {name} could not be downloaded")]
     Download {
         /// The model.
         name: String,
         /// Why.
-        source: Arc<DownloadError>,
+        source: DownloadError,
     },
     /// The model's header cannot be read.
     #[error("model {name}: its header cannot be read")]
@@ -93,6 +93,9 @@ pub enum LibraryError {
         /// Why.
         message: String,
     },
+    /// What made a download fail that several wait for.
+    #[error(transparent)]
+    Shared(Arc<LibraryError>),
     /// The download was paused or cancelled.
     #[error("the download of {name} was {how}")]
     Stopped {
@@ -107,6 +110,16 @@ pub enum LibraryError {
         /// The name as it was given.
         name: String,
     },
+}
+
+impl LibraryError {
+    /// The error itself, if it is shared by several who wait.
+    pub fn root(&self) -> &Self {
+        match self {
+            Self::Shared(error) => error.root(),
+            error => error,
+        }
+    }
 }
 
 /// The models of a node. Clones are handles to the same one.
@@ -234,24 +247,9 @@ impl Library {
             download.stop("cancelled").await;
         }
         if let Some(manifest) = model.as_ref().and_then(|model| model.manifest.as_ref()) {
-            let mut open = lock(&self.inner.open);
-            for file in &manifest.files {
-                open.remove(&file.id);
-                self.inner.serving.forget(&file.id);
-            }
+            self.inner.close(manifest);
         }
-        let mut n_left = REMOVE_ATTEMPTS;
-        let removed = loop {
-            let (store, name) = (self.inner.store.clone(), name.to_owned());
-            match blocking(move || store.remove(&name)).await {
-                // A write or a transfer to a peer that is just ending still has the file open.
-                Err(StoreError::Busy { .. }) if n_left > 0 => {
-                    n_left -= 1;
-                    tokio::time::sleep(REMOVE_PAUSE).await;
-                }
-                removed => break removed,
-            }
-        };
+        let removed = self.inner.remove_files(name).await;
         self.inner.notify();
         Ok(removed?)
     }
@@ -271,6 +269,31 @@ impl Inner {
 
     fn notify(&self) {
         self.changed.send_modify(|version| *version = version.wrapping_add(1));
+    }
+
+    /// Lets go of the files of a model.
+    fn close(&self, model: &ModelFiles) {
+        let mut open = lock(&self.open);
+        for file in &model.files {
+            open.remove(&file.id);
+            self.serving.forget(&file.id);
+        }
+    }
+
+    /// Removes a model from the disk.
+    async fn remove_files(&self, name: &str) -> Result<RemoveReport, StoreError> {
+        let mut n_left = REMOVE_ATTEMPTS;
+        loop {
+            let (store, name) = (self.store.clone(), name.to_owned());
+            match blocking(move || store.remove(&name)).await {
+                // A write or a transfer to a peer that is just ending still has the file open.
+                Err(StoreError::Busy { .. }) if n_left > 0 => {
+                    n_left -= 1;
+                    tokio::time::sleep(REMOVE_PAUSE).await;
+                }
+                removed => return removed,
+            }
+        }
     }
 
     async fn find(&self, name: &str) -> Option<StoredModel> {

@@ -31,6 +31,8 @@ use crate::{
 const REQUESTS_MAX: usize = 4;
 /// Transfers from all peers at once.
 const TRANSFERS_MAX: usize = 6;
+/// Failures of a peer in a row after which it is not waited for.
+const PEER_FAILURES_MAX: u32 = 5;
 /// Chunks that were written and not yet noted.
 const WRITTEN_MAX: usize = 64;
 
@@ -571,6 +573,10 @@ impl Fetch {
         let Server::Dead(error) = &mut self.server else { return Ok(()) };
         if view.awaits_peers() || view.next_from_peer().is_some() {
             self.lonely_since = None;
+            return Ok(());
+        }
+        // A peer that failed a few times may get better; one that always fails is like none.
+        if self.resting.values().any(|(_, n_failures)| *n_failures < PEER_FAILURES_MAX) {
             return Ok(());
         }
         let since = *self.lonely_since.get_or_insert_with(Instant::now);

@@ -132,7 +132,19 @@ impl Library {
             let download = self.download_of(model);
             lock(&download.selects).push(Arc::clone(&select));
             download.headers().await?;
-            let selection = self.select(&download, &select).await?;
+            let selection = match self.select(&download, &select).await {
+                Ok(selection) => selection,
+                Err(error) => {
+                    let error = download.fail(error).await;
+                    // A model that is of no use is not left lying about, unless more of it than its header is there.
+                    if download.has_little() {
+                        download.let_go();
+                        inner.close(model);
+                        let _ = inner.remove_files(&model.name).await;
+                    }
+                    return Err(error);
+                }
+            };
             let Some(wanted) = download.want(&selection) else {
                 // It ended in between; the next one finds what this one has fetched.
                 continue;
@@ -140,8 +152,7 @@ impl Library {
             let missing = download.missing_bytes();
             let store = inner.store.clone();
             if let Err(error) = super::blocking(move || store.check_space(missing)).await {
-                download.stop("stopped: the disk is too small").await;
-                return Err(error.into());
+                return Err(download.fail(error.into()).await);
             }
             return download.wait_for(&wanted, selection == Selection::Whole, inner).await;
         }
@@ -279,17 +290,31 @@ impl Download {
     }
 
     fn ended(&self, phase: &Phase) -> LibraryError {
-        let name = self.model.name.clone();
         match phase {
-            Phase::Failed(error) => match &**error {
-                LibraryError::Download { source, .. } => {
-                    LibraryError::Download { name, source: Arc::clone(source) }
-                }
-                other => LibraryError::Unusable { name, message: text(other) },
-            },
-            Phase::Stopped(how) => LibraryError::Stopped { name, how },
-            _ => LibraryError::Stopped { name, how: "ended" },
+            Phase::Failed(error) => LibraryError::Shared(Arc::clone(error)),
+            Phase::Stopped(how) => LibraryError::Stopped { name: self.model.name.clone(), how },
+            _ => LibraryError::Stopped { name: self.model.name.clone(), how: "ended" },
         }
+    }
+
+    /// Ends the download with an error that is not its own, and returns it.
+    async fn fail(&self, error: LibraryError) -> LibraryError {
+        let error = Arc::new(error);
+        self.stop("ended").await;
+        self.state.send_replace(Phase::Failed(Arc::clone(&error)));
+        LibraryError::Shared(error)
+    }
+
+    /// Whether no more than a header's worth is there.
+    fn has_little(&self) -> bool {
+        let files = lock(&self.files);
+        let n_bytes: u64 = files.iter().map(|file| file.progress().0).sum();
+        n_bytes <= MAX_DIRECTORY_BYTES.min(self.model.n_bytes() / 2)
+    }
+
+    /// Drops the files, so that they can be removed.
+    fn let_go(&self) {
+        lock(&self.files).clear();
     }
 
     /// Adds to what is wanted. Returns the chunks of each file that are wanted now, or `None` if the download has ended.
@@ -448,9 +473,9 @@ impl Download {
             inner.timing,
             inner.limiter.clone(),
         );
-        let failed = |error: DownloadError| LibraryError::Download {
+        let failed = |source: DownloadError| LibraryError::Download {
             name: self.model.name.clone(),
-            source: Arc::new(error),
+            source,
         };
         fetch.run().await.map_err(failed)
     }

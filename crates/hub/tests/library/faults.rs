@@ -82,8 +82,8 @@ async fn wrong_bytes_never_get_the_files_name() {
     setup.hub.behave(at_cdn(Fault::Corrupt { offset: CHUNK_BYTES * 50 }));
     let shelf = setup.library();
     let error = setup.obtain(&shelf.library, whole()).await.expect_err("it is never right");
-    let LibraryError::Download { source, .. } = &error else { panic!("{error}") };
-    assert!(matches!(&**source, DownloadError::Corrupt { .. }), "{source}");
+    let LibraryError::Download { source, .. } = error.root() else { panic!("{error}") };
+    assert!(matches!(source, DownloadError::Corrupt { .. }), "{source}");
     setup.assert_not_whole(&shelf);
     setup.hub.behave_well();
     setup.obtain(&shelf.library, whole()).await.expect("now it is");
@@ -185,6 +185,8 @@ async fn what_cannot_run_is_refused_before_it_is_fetched() {
     assert_eq!(error.to_string(), format!("model {}: architecture none", setup.model.name));
     let served = setup.hub.served_bytes();
     assert!(served <= 8 * CHUNK_BYTES, "{served} bytes for a header");
+    assert!(matches!(shelf.status().state, DownloadState::Failed { .. }), "and it is told");
+    assert!(shelf.library.store().list().is_empty(), "nothing is left lying about");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
