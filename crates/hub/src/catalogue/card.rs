@@ -20,6 +20,10 @@ pub struct Card {
     pub architecture: String,
     /// Number of weights, with the embedding counted once where the head shares it.
     pub n_params: u64,
+    /// Number of weights in the repository's files, where it differs from `n_params`: some files store the head as well
+    /// though it equals the embedding.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub n_weights_stored: Option<u64>,
     /// Transformer blocks.
     pub n_layer: u32,
     /// Width of the residual stream.
@@ -79,13 +83,19 @@ pub struct CardQuant {
 }
 
 impl Card {
-    /// Bytes of the weights: the listed size, else the weights times the quantisation's bits; `None` if neither is known.
+    /// Bytes of the weights: the listed size, else the stored weights times the quantisation's bits; `None` if neither is
+    /// known.
     pub fn weight_bytes(&self, quant: &Quant) -> Option<u64> {
         if let Some(listed) = self.quants.iter().find(|listed| listed.quant == *quant) {
             return Some(listed.n_bytes);
         }
         let millibits = u128::from(quant.millibits_per_weight()?);
-        u64::try_from(u128::from(self.n_params) * millibits / 8000).ok()
+        u64::try_from(u128::from(self.n_weights()) * millibits / 8000).ok()
+    }
+
+    /// Number of weights that the files store.
+    pub fn n_weights(&self) -> u64 {
+        self.n_weights_stored.unwrap_or(self.n_params)
     }
 
     /// Bytes of keys and values at 16 bits for a context of so many tokens.
@@ -131,8 +141,10 @@ impl Card {
                 return Err((field, "1 to 16777216", got.to_string()));
             }
         }
-        if !(1..=1 << 42).contains(&self.n_params) {
-            return Err(("n_params", "1 to 2^42", self.n_params.to_string()));
+        for (field, got) in [("n_params", self.n_params), ("n_weights_stored", self.n_weights())] {
+            if !(1..=1 << 42).contains(&got) {
+                return Err((field, "1 to 2^42", got.to_string()));
+            }
         }
         Ok(())
     }

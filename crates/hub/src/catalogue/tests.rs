@@ -9,9 +9,11 @@ fn every_built_in_card_is_plausible() {
         assert_eq!(catalogue.cards().iter().filter(same).count(), 1, "{} twice", card.id);
         for listed in &card.quants {
             let bits = u64::from(listed.quant.millibits_per_weight().expect("a known label"));
-            let expected = card.n_params * bits / 8000;
+            let expected = card.n_weights() * bits / 8000;
             let ratio = listed.n_bytes * 100 / expected;
-            assert!((75..=130).contains(&ratio), "{} {}: {ratio} %", card.id, listed.quant);
+            // Rows that are no multiple of a K-quant's block of 256 get a larger type.
+            let ratio_max = if card.n_embd % 256 == 0 { 115 } else { 160 };
+            assert!((90..=ratio_max).contains(&ratio), "{} {}: {ratio} %", card.id, listed.quant);
         }
     }
     for family in catalogue.families() {
