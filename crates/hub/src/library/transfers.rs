@@ -5,7 +5,10 @@ use std::{
     fmt,
     ops::Range,
     path::Path,
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -15,7 +18,7 @@ use shoal_proto::{
     model::{FileRef, ModelFiles},
 };
 use tokio::{
-    sync::watch,
+    sync::{Notify, watch},
     time::{self, Instant},
 };
 use tokio_util::sync::CancellationToken;
@@ -89,7 +92,32 @@ pub(super) struct Download {
     state: watch::Sender<Phase>,
     files: Mutex<Vec<Arc<OpenFile>>>,
     samples: Mutex<VecDeque<(Instant, u64)>>,
+    /// How many are looking at the headers to say what they want. The download does not end before they have.
+    n_deciding: AtomicUsize,
+    /// One of them has.
+    decided: Notify,
     cancel: CancellationToken,
+}
+
+/// Keeps a download from ending while somebody decides what is wanted.
+struct Deciding<'a>(&'a Download);
+
+impl<'a> Deciding<'a> {
+    /// `None` if the download has ended.
+    fn begin(download: &'a Download) -> Option<Self> {
+        let _files = lock(&download.files);
+        download.is_live().then(|| {
+            download.n_deciding.fetch_add(1, Ordering::Relaxed);
+            Self(download)
+        })
+    }
+}
+
+impl Drop for Deciding<'_> {
+    fn drop(&mut self) {
+        self.0.n_deciding.fetch_sub(1, Ordering::Relaxed);
+        self.0.decided.notify_one();
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -131,6 +159,7 @@ impl Library {
         loop {
             let download = self.download_of(model);
             lock(&download.selects).push(Arc::clone(&select));
+            let Some(deciding) = Deciding::begin(&download) else { continue };
             download.headers().await?;
             let selection = match self.select(&download, &select).await {
                 Ok(selection) => selection,
@@ -145,10 +174,8 @@ impl Library {
                     return Err(error);
                 }
             };
-            let Some(wanted) = download.want(&selection) else {
-                // It ended in between; the next one finds what this one has fetched.
-                continue;
-            };
+            let wanted = download.want(&selection);
+            drop(deciding);
             let missing = download.missing_bytes();
             let store = inner.store.clone();
             if let Err(error) = super::blocking(move || store.check_space(missing)).await {
@@ -222,6 +249,8 @@ impl Library {
             state: watch::Sender::new(Phase::Headers),
             files: Mutex::default(),
             samples: Mutex::default(),
+            n_deciding: AtomicUsize::new(0),
+            decided: Notify::new(),
             cancel: self.inner.cancel.child_token(),
         });
         downloads.insert(model.name.clone(), Arc::clone(&download));
@@ -317,12 +346,9 @@ impl Download {
         lock(&self.files).clear();
     }
 
-    /// Adds to what is wanted. Returns the chunks of each file that are wanted now, or `None` if the download has ended.
-    fn want(&self, selection: &Selection) -> Option<Vec<(Arc<OpenFile>, ChunkSet)>> {
+    /// Adds to what is wanted. Returns the chunks of each file that are wanted now.
+    fn want(&self, selection: &Selection) -> Vec<(Arc<OpenFile>, ChunkSet)> {
         let files = lock(&self.files);
-        if !self.is_live() {
-            return None;
-        }
         let of_file = |file: &Arc<OpenFile>| {
             let id = file.id();
             let chunks = match selection {
@@ -336,7 +362,7 @@ impl Download {
             file.want(&chunks);
             (Arc::clone(file), chunks)
         };
-        Some(files.iter().map(of_file).collect())
+        files.iter().map(of_file).collect()
     }
 
     /// Waits until these chunks are there and, if they are everything, all is checked.
@@ -419,12 +445,11 @@ impl Download {
                 }
                 inner.notify();
             }
-            // Whoever wants more has to take this lock: either it is seen here, or it sees that this has ended.
-            let files = lock(&self.files);
-            if !files.iter().any(|file| file.needs_work()) {
-                self.state.send_replace(Phase::Complete);
+            if self.is_complete() {
                 return Ok(());
             }
+            // Somebody is about to want more.
+            self.decided.notified().await;
         }
     }
 
@@ -499,6 +524,17 @@ impl Download {
         lock(&inner.open).remove(&file.id);
         info!(model = self.model.name, path = %dir.join(&file.name).display(), "file is whole");
         Ok(())
+    }
+
+    /// Ends the download if nothing is left to do. Whoever is about to want more has taken this lock before.
+    fn is_complete(&self) -> bool {
+        let files = lock(&self.files);
+        let is_complete = self.n_deciding.load(Ordering::Relaxed) == 0
+            && !files.iter().any(|file| file.needs_work());
+        if is_complete {
+            self.state.send_replace(Phase::Complete);
+        }
+        is_complete
     }
 
     fn sample(&self) {
