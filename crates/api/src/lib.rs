@@ -30,6 +30,7 @@ mod models;
 mod page;
 #[cfg(test)]
 mod tests;
+pub mod view;
 
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 

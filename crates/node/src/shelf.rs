@@ -4,8 +4,8 @@ use std::{fmt, path::Path};
 
 use shoal_cluster::{Candidate, PlaceError};
 use shoal_hub::{
-    Card, CardFormat, DownloadStatus, Imported, Library, Quant, RemoveReport, Resolved, SearchHit,
-    Space, StoredModel, VerifyReport,
+    Card, CardFormat, DownloadStatus, Imported, Library, ModelState, Quant, RemoveReport, Resolved,
+    SearchHit, Space, StoredModel, VerifyReport,
 };
 use shoal_proto::{LayerRange, NodeId, model::ModelFiles};
 use tokio::sync::watch;
@@ -84,11 +84,29 @@ impl Node {
     /// # Errors
     /// If this process keeps no models.
     pub async fn offers(&self) -> Result<Vec<Offer>, Error> {
+        self.offers_of(|library, card| vec![library.quant_of(card)]).await
+    }
+
+    /// The same, with each quantisation of a model for itself.
+    ///
+    /// # Errors
+    /// If this process keeps no models.
+    pub async fn all_offers(&self) -> Result<Vec<Offer>, Error> {
+        let quants = |library: &Library, card: &Card| {
+            let listed: Vec<_> = card.quants.iter().map(|it| Some(it.quant.clone())).collect();
+            if listed.is_empty() { vec![library.quant_of(card)] } else { listed }
+        };
+        self.offers_of(quants).await
+    }
+
+    async fn offers_of(
+        &self,
+        quants: impl Fn(&Library, &Card) -> Vec<Option<Quant>>,
+    ) -> Result<Vec<Offer>, Error> {
         let library = self.library("catalogue")?;
         let stored = library.list().await;
         let (own, all) = self.memory();
-        let offer = |card: &Card| {
-            let quant = library.quant_of(card);
+        let offer = |card: &Card, quant: Option<Quant>| {
             let n_bytes = quant.as_ref().and_then(|it| card.weight_bytes(it)).unwrap_or_default();
             let n_ctx = N_CTX_DEFAULT.min(card.n_ctx_train);
             let kv_bytes = card.kv_bytes(n_ctx);
@@ -96,19 +114,22 @@ impl Node {
                 Some(what) => Fit::Unsupported { what },
                 None => fit(card.n_layer, n_bytes + kv_bytes, nodes),
             };
-            let is_stored = |model: &&StoredModel| is_of_card(&model.name, card);
             Offer {
                 n_bytes,
                 memory_bytes: n_bytes + kv_bytes,
                 n_ctx,
                 here: fit(&own),
                 cluster: fit(&all),
-                stored: stored.iter().find(is_stored).map(|model| model.name.clone()),
+                stored: stored_of(&stored, card, quant.as_ref()),
                 quant,
                 card: card.clone(),
             }
         };
-        Ok(library.catalogue().cards().iter().map(offer).collect())
+        let mut offers = Vec::new();
+        for card in library.catalogue().cards() {
+            offers.extend(quants(library, card).into_iter().map(|quant| offer(card, quant)));
+        }
+        Ok(offers)
     }
 
     /// The models on this device.
@@ -125,6 +146,14 @@ impl Node {
     /// If this process keeps no models, or the system does not tell.
     pub async fn space(&self) -> Result<Space, Error> {
         Ok(self.library("models")?.space().await?)
+    }
+
+    /// The directory of this device's models.
+    ///
+    /// # Errors
+    /// If this process keeps no models.
+    pub fn models_dir(&self) -> Result<&Path, Error> {
+        Ok(self.library("models")?.store().dir())
     }
 
     /// Asks the hub for models.
@@ -174,9 +203,20 @@ impl Node {
     /// # Errors
     /// As with `pull_now`, and if the old version is in use.
     pub async fn update(&self, model: &str) -> Result<String, Error> {
+        match self.make_way(model).await? {
+            Some(files) => {
+                self.library(model)?.obtain(&files, models::whole()).await?;
+                Ok(files.name)
+            }
+            None => self.pull_now(model).await,
+        }
+    }
+
+    /// Finds the newest version of a model, and removes another one that is here. `None` for what has no versions.
+    async fn make_way(&self, model: &str) -> Result<Option<ModelFiles>, Error> {
         let library = self.library(model)?;
         let Resolved::Files(files) = library.resolve_newest(model).await? else {
-            return self.pull_now(model).await;
+            return Ok(None);
         };
         let stored = library.list().await.into_iter().find(|stored| stored.name == files.name);
         let ids = |files: &ModelFiles| files.files.iter().map(|file| file.id).collect::<Vec<_>>();
@@ -184,8 +224,7 @@ impl Node {
         if stored.as_ref().is_some_and(|stored| !is_same(stored)) {
             self.remove(&files.name).await?;
         }
-        library.obtain(&files, models::whole()).await?;
-        Ok(files.name)
+        Ok(Some(files))
     }
 
     /// The downloads of this process.
@@ -283,10 +322,15 @@ impl Node {
     }
 }
 
-/// Whether the name of a stored model is that of one of the card's quantisations.
-fn is_of_card(name: &str, card: &Card) -> bool {
-    let (repo, _) = name.rsplit_once(':').unwrap_or((name, ""));
-    repo.eq_ignore_ascii_case(&card.id) || name.eq_ignore_ascii_case(&card.short)
+/// The name of a whole model on this device that is this quantisation of the card, or any if none is given.
+fn stored_of(stored: &[StoredModel], card: &Card, quant: Option<&Quant>) -> Option<String> {
+    let is_it = |model: &&StoredModel| {
+        let name = model.name.as_str();
+        let (repo, label) = name.rsplit_once(':').unwrap_or((name, ""));
+        let is_quant = quant.is_none_or(|quant| quant.as_str().eq_ignore_ascii_case(label));
+        model.state == ModelState::Whole && repo.eq_ignore_ascii_case(&card.id) && is_quant
+    };
+    stored.iter().find(is_it).map(|model| model.name.clone())
 }
 
 /// What of a card this program cannot run.
@@ -297,7 +341,10 @@ fn unsupported(card: &Card, quant: Option<&Quant>) -> Option<String> {
     if !shoal_engine::architectures().any(|name| name == card.architecture) {
         return Some(format!("architecture {}", card.architecture));
     }
-    quant.is_none().then(|| "none of its quantisations".to_owned())
+    match quant {
+        None => Some("none of its quantisations".to_owned()),
+        Some(quant) => (!quant.is_supported()).then(|| format!("quantisation {quant}")),
+    }
 }
 
 /// What these nodes, the first one preferred, can do with a model whose memory is spread evenly over its layers.

@@ -1,8 +1,15 @@
 //! What the command line says, as plain data. Its documentation comments are the help.
 
+mod models;
+
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
+
+pub(crate) use models::{
+    AddArgs, ImportArgs, LibraryArgs, ListArgs, ModelsArgs, ModelsCommand, OffersArgs, PullArgs,
+    RemoveArgs, RemoveCardsArgs, SearchArgs, ShelfArgs, ShowArgs, StorageArgs, VerifyArgs,
+};
 
 use crate::env;
 
@@ -21,10 +28,13 @@ Exit codes:
   0  done
   1  failed, for a reason that the message gives
   2  the command line is wrong
-  3  the model cannot be used: missing, damaged, or of a kind that is not supported
+  3  the model cannot be used: unknown, missing, damaged, or of a kind that is not supported
   4  an address cannot be bound, or the running node cannot be reached
   5  the cluster refused: wrong ticket or secret, or too few nodes
-  6  the prompt does not fit the context";
+  6  the prompt does not fit the context
+  7  the model hub or the network failed; run it again to go on
+  8  the disk is full
+130  interrupted";
 
 #[derive(Debug, Clone, Subcommand)]
 pub(crate) enum Command {
@@ -34,6 +44,21 @@ pub(crate) enum Command {
     Run(RunArgs),
     /// Measure how fast a model runs on this device
     Bench(BenchArgs),
+    /// Show the models that are known, and whether they run here
+    Models(ModelsArgs),
+    /// Bring a model to this device
+    Pull(PullArgs),
+    /// Show the models on this device
+    #[command(alias = "ls")]
+    List(ListArgs),
+    /// Show what is known of a model
+    Show(ShowArgs),
+    /// Remove models from this device
+    Rm(RemoveArgs),
+    /// Take a model file of this device into Shoal's directory, without a copy where that is possible
+    Import(ImportArgs),
+    /// Read models back and compare them with what they should be
+    Verify(VerifyArgs),
     /// Show the nodes of the cluster
     Nodes(ClientArgs),
     /// Spread a model over nodes of the cluster
@@ -61,6 +86,8 @@ pub(crate) struct ServeArgs {
     pub(crate) interface: Vec<String>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) library: LibraryArgs,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -78,7 +105,7 @@ pub(crate) struct ComputeArgs {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct RunArgs {
-    /// `demo`, or the path of a .gguf file
+    /// A model's name as for `pull`, `demo`, or the path of a .gguf file
     pub(crate) model: String,
     /// What to say; without it, standard input if it is piped, else a chat
     pub(crate) prompt: Option<String>,
@@ -114,11 +141,13 @@ pub(crate) struct RunArgs {
     pub(crate) stats: bool,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
 }
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct BenchArgs {
-    /// `demo`, or the path of a .gguf file
+    /// A model's name as for `pull`, `demo`, or the path of a .gguf file
     pub(crate) model: String,
     /// Tokens of the prompt; 0 to leave it out
     #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
@@ -138,6 +167,8 @@ pub(crate) struct BenchArgs {
     /// Print one JSON object for each number of threads
     #[arg(long)]
     pub(crate) json: bool,
+    #[command(flatten)]
+    pub(crate) storage: StorageArgs,
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -152,7 +183,7 @@ pub(crate) struct ClientArgs {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct PlaceArgs {
-    /// `demo`, or the path of a .gguf file that every node has
+    /// A model's name as for `pull`, `demo`, or the path of a .gguf file
     pub(crate) model: String,
     /// How many nodes share the model
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]

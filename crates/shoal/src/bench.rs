@@ -1,12 +1,39 @@
 //! `shoal bench`: speeds of a model on this device, as a table or as JSON.
 
-use std::io::Write;
+use std::{io::Write, path::Path};
 
-use shoal_node::bench::{BenchConfig, BenchResult, run};
+use shoal_node::{
+    Node,
+    bench::{BenchConfig, BenchResult, run},
+};
 
-use crate::{args::BenchArgs, failure::Failure};
+use crate::{args::BenchArgs, failure::Failure, library, pull};
 
-pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
+pub(crate) async fn bench(args: &BenchArgs) -> Result<(), Failure> {
+    let model = path_of(args).await?;
+    tokio::task::block_in_place(|| measure(args, &model))
+}
+
+/// What is to be opened: the model as it was named if that is enough, else the file that its name leads to.
+async fn path_of(args: &BenchArgs) -> Result<String, Failure> {
+    if args.model == "demo" || Path::new(&args.model).is_file() {
+        return Ok(args.model.clone());
+    }
+    let node = library::open(&args.storage).await?;
+    let found = find(&node, &args.model).await;
+    node.shutdown().await;
+    found
+}
+
+async fn find(node: &Node, model: &str) -> Result<String, Failure> {
+    let name = pull::fetch(node, model, false).await?;
+    let stored = node.stored().await?.into_iter().find(|stored| stored.name == name);
+    // A model of several files is opened by its first.
+    let first = stored.and_then(|stored| stored.files.into_iter().next());
+    Ok(first.map_or(name, |file| file.path.to_string_lossy().into_owned()))
+}
+
+fn measure(args: &BenchArgs, model: &str) -> Result<(), Failure> {
     let all_cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match args.threads.as_slice() {
         [] => vec![all_cores],
@@ -15,7 +42,7 @@ pub(crate) fn bench(args: &BenchArgs) -> Result<(), Failure> {
     let mut out = std::io::stdout().lock();
     for n_threads in threads {
         let result = run(&BenchConfig {
-            model: args.model.clone(),
+            model: model.to_owned(),
             n_prompt: args.prompt,
             n_generate: args.generate,
             n_threads,

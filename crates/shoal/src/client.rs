@@ -1,6 +1,6 @@
 //! Commands that talk to a running node: `nodes`, `place`, `invite`.
 
-use std::{io::Write, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, anyhow};
 use serde::Deserialize;
@@ -9,10 +9,13 @@ use serde_json::{Value, json};
 use crate::{
     args::{ClientArgs, PlaceArgs},
     failure::Failure,
+    output,
 };
 
-/// Longest wait for the node: placing a model makes every node open its file.
+/// Longest wait for the node: it may have to ask a model hub that is slow, or wait until every node has opened a file.
 const TIMEOUT: Duration = Duration::from_secs(90);
+/// Longest wait for the answer that shows that a node runs at all: it is a local one, or in the same house.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
 
 #[derive(Debug, Deserialize)]
 struct State {
@@ -50,7 +53,7 @@ struct StageView {
 pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
     let body = ask(args.node, "GET", "/state", None)?;
     if args.json {
-        return print(&format!("{body}\n"));
+        return output::print(&format!("{body}\n"));
     }
     let state: State = parse(body)?;
     let mut text = format!(
@@ -77,32 +80,28 @@ pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
     for instance in &state.instances {
         text.push_str(&describe(instance, &state.nodes));
     }
-    print(&text)
+    output::print(&text)
 }
 
 pub(crate) fn place(args: &PlaceArgs) -> Result<(), Failure> {
-    // A relative path means nothing to a node that runs elsewhere.
-    let model = match std::path::Path::new(&args.model).canonicalize() {
-        Ok(path) if path.is_file() => path.to_string_lossy().into_owned(),
-        _ => args.model.clone(),
-    };
+    let model = crate::pull::absolute(&args.model);
     let request = json!({"model": model, "nodes": args.nodes, "context": args.context});
     let body = ask(args.client.node, "POST", "/place_instance", Some(&request))?;
     if args.client.json {
-        return print(&format!("{body}\n"));
+        return output::print(&format!("{body}\n"));
     }
     let instance: InstanceView = parse(body)?;
     let state: State = parse(ask(args.client.node, "GET", "/state", None)?)?;
-    print(&describe(&instance, &state.nodes))
+    output::print(&describe(&instance, &state.nodes))
 }
 
 pub(crate) fn invite(args: &ClientArgs) -> Result<(), Failure> {
     let body = ask(args.node, "POST", "/invite", Some(&json!({})))?;
     if args.json {
-        return print(&format!("{body}\n"));
+        return output::print(&format!("{body}\n"));
     }
     let ticket = body["ticket"].as_str().context("the node sent no ticket")?;
-    print(&format!("{ticket}\n"))
+    output::print(&format!("{ticket}\n"))
 }
 
 fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
@@ -129,27 +128,31 @@ fn short(id: &str) -> &str {
     id.get(..10).unwrap_or(id)
 }
 
-fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Failure> {
+pub(crate) fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Failure> {
     Ok(serde_json::from_value(body)
         .context("the node's answer is not understood: another version?")?)
 }
 
-fn print(text: &str) -> Result<(), Failure> {
-    Ok(std::io::stdout().lock().write_all(text.as_bytes())?)
+/// What a node at that address says of itself; `None` if there is none.
+pub(crate) fn state_if_running(node: SocketAddr) -> Option<Value> {
+    let mut response = agent(PROBE_TIMEOUT).get(format!("http://{node}/state")).call().ok()?;
+    let state: Value = response.body_mut().read_json().ok()?;
+    state["nodes"].is_array().then_some(state)
 }
 
 /// Sends a request to the node and returns the JSON that it answers with.
-fn ask(node: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Result<Value, Failure> {
-    let agent: ureq::Agent = ureq::Agent::config_builder()
-        .timeout_global(Some(TIMEOUT))
-        .http_status_as_error(false)
-        .proxy(None)
-        .build()
-        .into();
+pub(crate) fn ask(
+    node: SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    let agent = agent(TIMEOUT);
     let url = format!("http://{node}{path}");
-    let sent = match body {
-        Some(body) => agent.post(&url).send_json(body),
-        None => agent.get(&url).call(),
+    let sent = match (method, body) {
+        ("DELETE", _) => agent.delete(&url).call(),
+        (_, Some(body)) => agent.post(&url).send_json(body),
+        (_, None) => agent.get(&url).call(),
     };
     let mut response = sent.map_err(|error| {
         let error = anyhow::Error::from(error).context(format!("{method} {url}"));
@@ -166,9 +169,33 @@ fn ask(node: SocketAddr, method: &str, path: &str, body: Option<&Value>) -> Resu
     }
     let message = value["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
     let code = match value["error"]["code"].as_str() {
-        Some("model_not_found" | "model_unusable") => Failure::MODEL,
+        Some(
+            "model_not_found" | "model_unusable" | "model_damaged" | "model_gated" | "model_in_use"
+            | "model_foreign",
+        ) => Failure::MODEL,
         Some("cluster_refused") => Failure::CLUSTER,
+        Some("hub_failed") => Failure::HUB,
+        Some("disk_full") => Failure::DISK,
         _ => 1,
     };
-    Err(Failure::new(anyhow!(message), code))
+    let is_unknown = value["error"]["code"] == "model_not_found";
+    Err(Failure::new(anyhow!(message), code).unknown_model(is_unknown))
+}
+
+fn agent(timeout: Duration) -> ureq::Agent {
+    ureq::Agent::config_builder()
+        .timeout_global(Some(timeout))
+        .http_status_as_error(false)
+        .proxy(None)
+        .build()
+        .into()
+}
+
+/// A text as part of a URL's path.
+pub(crate) fn escape(text: &str) -> String {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~/:".contains(&byte);
+    let escaped = |byte: u8| {
+        if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
+    };
+    text.bytes().map(escaped).collect()
 }

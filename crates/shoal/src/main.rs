@@ -1,12 +1,29 @@
 //! The `shoal` program: arguments, output and exit codes. What it does is in the libraries.
 
+mod amount;
 mod args;
 mod bench;
+mod cards;
 mod client;
 mod env;
 mod failure;
+mod import;
+mod library;
+mod list;
+mod offers;
+mod output;
+mod progress;
+mod pull;
+mod rate;
+mod remove;
 mod run;
+mod search;
 mod serve;
+mod show;
+mod stop;
+mod table;
+mod terminal;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -14,7 +31,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, Command},
+    args::{Args, Command, ModelsArgs, ModelsCommand},
     failure::Failure,
 };
 
@@ -51,9 +68,25 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         None => serve::serve(args.serve).await,
         Some(Command::Serve(args)) => serve::serve(args).await,
         Some(Command::Run(args)) => run::run(args).await,
-        Some(Command::Bench(args)) => bench::bench(&args),
+        Some(Command::Bench(args)) => bench::bench(&args).await,
+        Some(Command::Models(args)) => models(args).await,
+        Some(Command::Pull(args)) => pull::pull(args).await,
+        Some(Command::List(args)) => list::list(&args).await,
+        Some(Command::Show(args)) => show::show(&args).await,
+        Some(Command::Rm(args)) => remove::remove(&args).await,
+        Some(Command::Import(args)) => import::import(&args).await,
+        Some(Command::Verify(args)) => verify::verify(&args).await,
         Some(Command::Nodes(args)) => client::nodes(&args),
         Some(Command::Place(args)) => client::place(&args),
         Some(Command::Invite(args)) => client::invite(&args),
+    }
+}
+
+async fn models(args: ModelsArgs) -> Result<(), Failure> {
+    match args.command {
+        None => offers::offers(&args.offers).await,
+        Some(ModelsCommand::Search(args)) => search::search(&args).await,
+        Some(ModelsCommand::Add(args)) => cards::add(&args),
+        Some(ModelsCommand::Remove(args)) => cards::remove(&args),
     }
 }

@@ -7,22 +7,33 @@ use shoal_node::{
     proto::SamplingParams,
 };
 
-use crate::{args::RunArgs, failure::Failure};
+use crate::{args::RunArgs, failure::Failure, library, pull};
 
 pub(crate) async fn run(args: RunArgs) -> Result<(), Failure> {
+    // What is not a name needs no directory of models, and so not even a home.
+    let is_here = args.model == "demo" || std::path::Path::new(&args.model).is_file();
+    let library = if is_here { None } else { Some(library::storage(&args.storage)?) };
     let node = Node::start(Config {
         name: "run".into(),
+        library,
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,
         isa: args.compute.isa.clone(),
         ..Config::default()
     })
     .await?;
-    let instance = node.place(&args.model, 1, None).await?;
-    let session = Session { node, model: instance.record.model.name, args };
-    let result = session.run().await;
-    session.node.shutdown().await;
+    let result = answer(node.clone(), args, is_here).await;
+    node.shutdown().await;
     result
+}
+
+async fn answer(node: Node, args: RunArgs, is_here: bool) -> Result<(), Failure> {
+    let model = match is_here {
+        true => args.model.clone(),
+        false => pull::fetch(&node, &args.model, false).await?,
+    };
+    let instance = node.place(&model, 1, None).await?;
+    Session { node, model: instance.record.model.name, args }.run().await
 }
 
 struct Session {

@@ -1,23 +1,20 @@
 //! `shoal serve`: a node, its API and its page, until it is told to end.
 
-use std::{io::Write, path::PathBuf};
+use std::io::Write;
 
 use anyhow::Context;
-use etcetera::BaseStrategy;
 use shoal_node::{Config, NetworkConfig, Node};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, failure::Failure};
+use crate::{args::ServeArgs, failure::Failure, library, stop};
 
 /// UDP port that a node takes if it is free, so that the addresses which peers remember stay true.
 const PEER_PORT: u16 = 52415;
 
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
-    let data_dir = match args.data_dir {
-        Some(dir) => dir,
-        None => default_data_dir()?,
-    };
+    let data_dir = library::data_dir(args.data_dir.as_deref())?;
+    let library = library::config(&args.library, &data_dir);
     // The port is bound first: a second node on one machine should say so before it does anything else.
     let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|error| {
         let error = anyhow::Error::from(error).context(format!("cannot listen on {}", args.listen));
@@ -36,6 +33,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,
         isa: args.compute.isa,
+        library: Some(library),
     })
     .await?;
     let placed = node.place("demo", 1, None).await;
@@ -44,7 +42,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         return Err(error.into());
     }
     // Before the node says that it is ready: whoever reads that may end it at once.
-    let stop = stop_signal()?;
+    let stop = stop::signal()?;
     let mut out = std::io::stdout().lock();
     writeln!(out, "Shoal is ready: http://{address}")?;
     out.flush()?;
@@ -60,37 +58,6 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let (served, ()) = tokio::join!(shoal_api::serve(listener, router, cancel), signals);
     node.shutdown().await;
     served.context("the API ended").map_err(Failure::from)
-}
-
-/// Listens for Ctrl-C and SIGTERM from now on; the future waits for the first.
-#[cfg(unix)]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    use tokio::signal::unix::{SignalKind, signal};
-
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    Ok(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-    })
-}
-
-/// Waits for Ctrl-C.
-#[cfg(not(unix))]
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    Ok(async {
-        // Without a way to be told, the node runs until it is ended.
-        if tokio::signal::ctrl_c().await.is_err() {
-            std::future::pending::<()>().await;
-        }
-    })
-}
-
-fn default_data_dir() -> Result<PathBuf, Failure> {
-    let strategy = etcetera::choose_base_strategy().context("no home directory; use --data-dir")?;
-    Ok(strategy.data_dir().join("shoal"))
 }
 
 /// The host's name, or a plain word.

@@ -1,0 +1,211 @@
+//! `shoal pull`: brings a model to this device, by way of the running node if there is one.
+//!
+//! A node's download goes on whoever watches it; one of this process ends with it, and the next one goes on from there.
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::anyhow;
+use serde::Deserialize;
+use serde_json::json;
+use shoal_api::view::{DownloadView, StoredState, StoredView};
+use shoal_node::Node;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use crate::{
+    args::{PullArgs, ShelfArgs},
+    client,
+    failure::Failure,
+    library, output,
+    progress::{Progress, Step},
+    stop,
+};
+
+/// Between two looks at a download.
+const POLL: Duration = Duration::from_millis(250);
+/// How long a node may say of a download that was just started what was true before: that it failed, was complete, or is not
+/// there.
+const SETTLE: Duration = Duration::from_secs(2);
+
+pub(crate) async fn pull(args: PullArgs) -> Result<(), Failure> {
+    let model = absolute(&args.model);
+    if is_for_node(&args.shelf) {
+        let (name, dir) = through_node(&args, &model).await?;
+        return output::print(&line(&name, Path::new(&dir)));
+    }
+    let node = library::open(&args.shelf.storage).await?;
+    let result = fetch_and_find(&node, &model, args.update).await;
+    node.shutdown().await;
+    let (name, place) = result?;
+    output::print(&line(&name, &place))
+}
+
+/// A path that means the same to a node that runs elsewhere; anything else as it is.
+pub(crate) fn absolute(model: &str) -> String {
+    match Path::new(model).canonicalize() {
+        Ok(path) if path.is_file() => path.to_string_lossy().into_owned(),
+        _ => model.to_owned(),
+    }
+}
+
+/// Whether the running node should do it: one answers, and the user has not named a directory that is not its.
+pub(crate) fn is_for_node(args: &ShelfArgs) -> bool {
+    #[derive(Deserialize)]
+    struct State {
+        disk: Option<Disk>,
+    }
+    #[derive(Deserialize)]
+    struct Disk {
+        dir: PathBuf,
+    }
+
+    let Some(state) = client::state_if_running(args.node) else { return false };
+    let Ok(State { disk: Some(disk) }) = serde_json::from_value(state) else { return false };
+    match &args.storage.library.models_dir {
+        None => true,
+        Some(dir) => dir.canonicalize().is_ok_and(|dir| dir == disk.dir),
+    }
+}
+
+/// Brings all of a model to this device while showing how it goes. Returns its name.
+pub(crate) async fn fetch(node: &Node, model: &str, update: bool) -> Result<String, Failure> {
+    let stop = stop::signal()?;
+    let mut progress = Progress::new();
+    let pulled =
+        async { if update { node.update(model).await } else { node.pull_now(model).await } };
+    tokio::select! {
+        pulled = pulled => Ok(pulled?),
+        () = show(node, &mut progress) => unreachable!("it has no end"),
+        () = stop => {
+            progress.finish();
+            Err(interrupted("what was fetched is kept; run it again to go on"))
+        }
+    }
+}
+
+async fn show(node: &Node, progress: &mut Progress) {
+    let mut ticks = interval(POLL);
+    // What is on this device already is found within the first.
+    ticks.tick().await;
+    loop {
+        ticks.tick().await;
+        let downloads = node.downloads();
+        match downloads.first().filter(|download| download.n_total > 0) {
+            Some(download) => progress.show(&Step::from(&DownloadView::from(download.clone()))),
+            None => progress.wait("asking the hub"),
+        }
+    }
+}
+
+async fn fetch_and_find(
+    node: &Node,
+    model: &str,
+    update: bool,
+) -> Result<(String, PathBuf), Failure> {
+    let name = fetch(node, model, update).await?;
+    let stored = node.stored().await?;
+    let place = match stored.into_iter().find(|stored| stored.name == name) {
+        Some(stored) => stored.dir,
+        None => PathBuf::from(&name),
+    };
+    Ok((name, place))
+}
+
+async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), Failure> {
+    let node = args.shelf.node;
+    let mut progress = Progress::new();
+    progress.wait("asking the node");
+    let stop = stop::signal()?;
+    tokio::pin!(stop);
+    let body = json!({"model": model, "update": args.update});
+    let started = blocking(|| client::ask(node, "POST", "/download/start", Some(&body)))?;
+    let name = started["model"].as_str().unwrap_or(model).to_owned();
+    let mut ticks = interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut settled = Instant::now() + SETTLE;
+    loop {
+        tokio::select! {
+            () = &mut stop => {
+                progress.finish();
+                return Err(interrupted("the node goes on with it; `shoal pull` shows how it goes"));
+            }
+            _ = ticks.tick() => {}
+        }
+        let download = blocking(|| find_download(args, &name))?;
+        match download {
+            Some(download) if download.state == "running" => {
+                if download.n_total > 0 {
+                    progress.show(&Step::from(&download));
+                }
+                settled = Instant::now() + SETTLE;
+            }
+            Some(download) if download.state != "complete" => {
+                if Instant::now() >= settled {
+                    return Err(blocking(|| Ok(ended(args, &download)))?);
+                }
+            }
+            // All is there, or nothing is.
+            _ => match blocking(|| find_stored(args, &name))? {
+                Some(stored) if stored.state == StoredState::Whole => {
+                    return Ok((name, stored.dir));
+                }
+                _ if name == "demo" || Path::new(&name).is_file() => {
+                    return Ok((name.clone(), name));
+                }
+                _ if Instant::now() < settled => {}
+                _ => {
+                    let error = anyhow!("model {name}: the node did not take all of it");
+                    return Err(Failure::new(error, Failure::MODEL).hint("its log says why"));
+                }
+            },
+        }
+    }
+}
+
+/// Why a node's download has ended before its time.
+fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
+    let name = &download.model;
+    let free = client::ask(args.shelf.node, "GET", "/state", None)
+        .ok()
+        .and_then(|state| state["disk"]["free_bytes"].as_u64());
+    let missing = download.n_total.saturating_sub(download.n_bytes);
+    if let Some(free) = free.filter(|&free| free < missing) {
+        let error = anyhow!(
+            "model {name}: the disk is full: expected {missing} bytes of free space, got {free}"
+        );
+        return Failure::new(error, Failure::DISK).hint("make space, and run it again to go on");
+    }
+    match &download.message {
+        Some(message) => Failure::new(anyhow!("{message}"), Failure::HUB)
+            .hint("run it again to go on: what was fetched is kept"),
+        None => Failure::new(anyhow!("the download of {name} was paused"), 1)
+            .hint("run it again to go on"),
+    }
+}
+
+fn find_download(args: &PullArgs, name: &str) -> Result<Option<DownloadView>, Failure> {
+    let list = client::ask(args.shelf.node, "GET", "/downloads", None)?;
+    let list: Vec<DownloadView> = client::parse(list["downloads"].clone())?;
+    Ok(list.into_iter().find(|download| download.model == name))
+}
+
+fn find_stored(args: &PullArgs, name: &str) -> Result<Option<StoredView>, Failure> {
+    let list = client::ask(args.shelf.node, "GET", "/models?status=downloaded", None)?;
+    let list: Vec<StoredView> = client::parse(list["models"].clone())?;
+    Ok(list.into_iter().find(|stored| stored.name == name))
+}
+
+/// Waits for an answer while the runtime's other tasks go on.
+fn blocking<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    tokio::task::block_in_place(work)
+}
+
+fn interrupted(what: &'static str) -> Failure {
+    Failure::new(anyhow!("interrupted"), Failure::INTERRUPTED).hint(what)
+}
+
+fn line(name: &str, place: &Path) -> String {
+    format!("{name} is in {}\n", place.display())
+}
