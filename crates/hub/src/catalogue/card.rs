@@ -28,7 +28,8 @@ pub struct Card {
     pub n_layer: u32,
     /// Width of the residual stream.
     pub n_embd: u32,
-    /// Width of the keys, and of the values, of one token in one layer: heads for keys and values times their size.
+    /// Width of the keys, and of the values, of one token in one layer: heads for keys and values times their size. The mean
+    /// over the layers where they differ.
     pub n_embd_kv: u32,
     /// Inner width of the feed-forward blocks.
     pub n_ff: u32,
