@@ -1,9 +1,13 @@
 //! What the API asks of a node. [`Node`] does it; tests put a script in its place.
 
+use std::path::Path;
+
 use shoal_node::{
-    Error, Event, GenerateRequest, Generation, InstanceStatus, ModelEntry, Node, NodeStatus,
+    Error, Event, GenerateRequest, Generation, InstanceStatus, ModelEntry, Node, NodeStatus, Offer,
+    hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
+use tokio::sync::watch;
 
 /// An answer in the making. Dropping it cancels the request.
 pub(crate) trait Answer: Send + 'static {
@@ -32,6 +36,24 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     ) -> impl Future<Output = Result<InstanceStatus, Error>> + Send;
     fn unplace(&self, instance: InstanceId) -> impl Future<Output = Result<(), Error>> + Send;
     fn invite(&self) -> Result<String, Error>;
+    /// The catalogue: each model once, or each quantisation of it.
+    fn offers(&self, every_quant: bool) -> impl Future<Output = Result<Vec<Offer>, Error>> + Send;
+    fn stored(&self) -> impl Future<Output = Result<Vec<StoredModel>, Error>> + Send;
+    fn models_dir(&self) -> Option<&Path>;
+    fn space(&self) -> impl Future<Output = Result<Space, Error>> + Send;
+    fn search(
+        &self,
+        words: &str,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<SearchHit>, Error>> + Send;
+    /// Starts a download: of what is known, or of the newest version.
+    fn pull(&self, model: &str, update: bool)
+    -> impl Future<Output = Result<String, Error>> + Send;
+    fn downloads(&self) -> Vec<DownloadStatus>;
+    fn download_changes(&self) -> watch::Receiver<u64>;
+    fn pause(&self, model: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    fn resume(&self, model: &str) -> Result<(), Error>;
+    fn remove(&self, model: &str) -> impl Future<Output = Result<RemoveReport, Error>> + Send;
 }
 
 impl Answer for Generation {
@@ -82,5 +104,48 @@ impl Backend for Node {
 
     fn invite(&self) -> Result<String, Error> {
         Node::invite(self)
+    }
+    async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {
+        if every_quant { Node::all_offers(self).await } else { Node::offers(self).await }
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredModel>, Error> {
+        Node::stored(self).await
+    }
+
+    fn models_dir(&self) -> Option<&Path> {
+        Node::models_dir(self).ok()
+    }
+
+    async fn space(&self) -> Result<Space, Error> {
+        Node::space(self).await
+    }
+
+    async fn search(&self, words: &str, limit: usize) -> Result<Vec<SearchHit>, Error> {
+        Node::search(self, words, limit).await
+    }
+
+    async fn pull(&self, model: &str, update: bool) -> Result<String, Error> {
+        if update { Node::pull_newest(self, model).await } else { Node::pull(self, model).await }
+    }
+
+    fn downloads(&self) -> Vec<DownloadStatus> {
+        Node::downloads(self)
+    }
+
+    fn download_changes(&self) -> watch::Receiver<u64> {
+        Node::download_changes(self)
+    }
+
+    async fn pause(&self, model: &str) -> Result<(), Error> {
+        Node::pause(self, model).await
+    }
+
+    fn resume(&self, model: &str) -> Result<(), Error> {
+        Node::resume(self, model)
+    }
+
+    async fn remove(&self, model: &str) -> Result<RemoveReport, Error> {
+        Node::remove(self, model).await
     }
 }

@@ -11,7 +11,14 @@ use serde_json::{Value, json};
 use shoal_node::{Error, InstanceStatus, NodeStatus};
 use shoal_proto::{InstanceId, control::StageRecord};
 
-use crate::{App, backend::Backend, body::JsonBody, error::ApiError};
+use crate::{
+    App,
+    backend::Backend,
+    body::JsonBody,
+    error::ApiError,
+    library::{disk_of, downloads_of},
+    view::{DiskView, DownloadView},
+};
 
 /// What `GET /state` answers.
 #[derive(Debug, Serialize)]
@@ -20,10 +27,14 @@ pub(crate) struct StateView {
     instances: Vec<InstanceView>,
     /// Answers under way through this node.
     n_requests: usize,
+    downloads: Vec<DownloadView>,
+    /// `None` if this node keeps no models.
+    disk: Option<DiskView>,
 }
 
+/// A node.
 #[derive(Debug, Serialize)]
-struct NodeView {
+pub(crate) struct NodeView {
     id: String,
     name: String,
     is_self: bool,
@@ -81,6 +92,13 @@ impl From<NodeStatus> for NodeView {
     }
 }
 
+impl NodeView {
+    /// The same without the round-trip time, which is never the same twice.
+    pub(crate) fn without_rtt(self) -> Self {
+        Self { rtt_ms: None, ..self }
+    }
+}
+
 impl From<&StageRecord> for StageView {
     fn from(stage: &StageRecord) -> Self {
         Self {
@@ -125,6 +143,8 @@ pub(crate) async fn state<B: Backend>(State(app): State<App<B>>) -> Json<StateVi
         nodes: app.backend.nodes().into_iter().map(NodeView::from).collect(),
         instances: app.backend.instances().into_iter().map(InstanceView::from).collect(),
         n_requests: app.n_requests(),
+        downloads: downloads_of(&app.backend),
+        disk: disk_of(&app.backend).await,
     })
 }
 
@@ -132,7 +152,7 @@ pub(crate) async fn state<B: Backend>(State(app): State<App<B>>) -> Json<StateVi
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct PlaceBody {
-    /// `demo` or a path on every node.
+    /// `demo`, a model's name, or a path.
     model: String,
     /// Over how many nodes; one if nothing is said.
     #[serde(default = "one")]

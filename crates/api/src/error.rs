@@ -9,7 +9,10 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde_json::{Value, json};
-use shoal_node::Error;
+use shoal_node::{
+    Error,
+    hub::{DownloadError, HubError, LibraryError, NameError, PartialError, StoreError},
+};
 use tracing::error;
 
 /// Seconds after which a refused client may ask again: a heartbeat or two, so that a lost node is known to be lost.
@@ -117,6 +120,10 @@ impl From<Error> for ApiError {
             Error::Place(_) | Error::DifferentModel { .. } | Error::LoadRefused { .. } => {
                 (S::CONFLICT, Some("cluster_refused"), None)
             }
+            Error::Library(error) => of_library(error),
+            Error::Name(error) => of_name(error),
+            Error::InUse { .. } => (S::CONFLICT, Some("model_in_use"), Some("model")),
+            Error::NoLibrary { .. } => (S::CONFLICT, Some("no_models_dir"), None),
             Error::Offline => (S::CONFLICT, Some("offline"), None),
             Error::StageLost { .. } | Error::StageSilent { .. } | Error::PeerLost { .. } => {
                 (S::SERVICE_UNAVAILABLE, Some("node_lost"), None)
@@ -127,6 +134,85 @@ impl From<Error> for ApiError {
             error!(error = %message, "request failed");
         }
         Self { status, message, param: param.map(str::to_owned), code }
+    }
+}
+
+type Meaning = (StatusCode, Option<&'static str>, Option<&'static str>);
+
+const NOT_FOUND: Meaning = (StatusCode::NOT_FOUND, Some("model_not_found"), Some("model"));
+const UNUSABLE: Meaning = (StatusCode::BAD_REQUEST, Some("model_unusable"), Some("model"));
+const BUSY: Meaning = (StatusCode::CONFLICT, Some("model_in_use"), Some("model"));
+const DISK_FULL: Meaning = (StatusCode::INSUFFICIENT_STORAGE, Some("disk_full"), None);
+const OURS: Meaning = (StatusCode::INTERNAL_SERVER_ERROR, Some("internal_error"), None);
+
+fn of_name(error: &NameError) -> Meaning {
+    match error {
+        NameError::Reference(_) | NameError::NoFile { .. } => NOT_FOUND,
+        NameError::Hub { source, .. } => of_hub(source),
+        NameError::Pick { .. } => UNUSABLE,
+        NameError::Damaged { .. } => (StatusCode::CONFLICT, Some("model_damaged"), Some("model")),
+    }
+}
+
+fn of_library(error: &LibraryError) -> Meaning {
+    match error {
+        LibraryError::Hub(error) => of_hub(error),
+        LibraryError::Store(error) => of_store(error),
+        LibraryError::Partial(error) => of_partial(error),
+        LibraryError::Shared(error) => of_library(error),
+        LibraryError::Download { source, .. } => match source {
+            DownloadError::Hub { source, .. } => of_hub(source),
+            DownloadError::Disk(error) => of_partial(error),
+            DownloadError::NoSource { .. } | DownloadError::Corrupt { .. } => {
+                (StatusCode::BAD_GATEWAY, Some("hub_failed"), None)
+            }
+        },
+        LibraryError::Header { .. } | LibraryError::Unusable { .. } => UNUSABLE,
+        LibraryError::Stopped { .. } => (StatusCode::CONFLICT, Some("download_stopped"), None),
+        LibraryError::NoDownload { .. } => {
+            (StatusCode::NOT_FOUND, Some("download_not_found"), Some("model"))
+        }
+    }
+}
+
+fn of_hub(error: &HubError) -> Meaning {
+    match error {
+        HubError::Gated { .. } | HubError::TokenRefused { .. } => {
+            (StatusCode::FORBIDDEN, Some("model_gated"), Some("model"))
+        }
+        HubError::RepoNotFound { .. }
+        | HubError::RevisionNotFound { .. }
+        | HubError::FileNotFound { .. }
+        | HubError::BadName { .. }
+        | HubError::BadUrl { .. } => NOT_FOUND,
+        _ => (StatusCode::BAD_GATEWAY, Some("hub_failed"), None),
+    }
+}
+
+fn of_store(error: &StoreError) -> Meaning {
+    match error {
+        StoreError::Full { .. } => DISK_FULL,
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
+            DISK_FULL
+        }
+        StoreError::Io { .. } => OURS,
+        StoreError::Busy { .. } => BUSY,
+        StoreError::Unknown { .. } => NOT_FOUND,
+        StoreError::OtherVersion { .. } => {
+            (StatusCode::CONFLICT, Some("model_other_version"), Some("model"))
+        }
+        StoreError::Foreign { .. } => (StatusCode::CONFLICT, Some("model_foreign"), Some("model")),
+        StoreError::Invalid { .. } | StoreError::NoModel { .. } => UNUSABLE,
+        StoreError::Damaged { .. } => (StatusCode::CONFLICT, Some("model_damaged"), Some("model")),
+        StoreError::Partial(error) => of_partial(error),
+    }
+}
+
+fn of_partial(error: &PartialError) -> Meaning {
+    match error {
+        PartialError::Full { .. } => DISK_FULL,
+        PartialError::Busy { .. } => BUSY,
+        PartialError::Io { .. } => OURS,
     }
 }
 
@@ -179,8 +265,44 @@ mod tests {
         let instance = Error::UnknownInstance { id: InstanceId(10) };
         check(instance, 404, Some("instance_not_found"), Some("id"));
         check(Error::Offline, 409, Some("offline"), None);
+        let in_use = Error::InUse { name: "m".into(), instance: InstanceId(10) };
+        check(in_use, 409, Some("model_in_use"), Some("model"));
+        check(Error::NoLibrary { name: "m".into() }, 409, Some("no_models_dir"), None);
         let failed = Error::StageFailed { message: "it broke".into() };
         check(failed, 500, Some("internal_error"), None);
+    }
+
+    #[test]
+    fn each_failure_of_the_library_has_its_status() {
+        use shoal_node::hub::{ReferenceError, Unreachable};
+
+        let about = Some("model");
+        let library = |error: LibraryError| Error::from(error);
+        let (repo, endpoint) = ("owner/name".to_owned(), "https://hub.example".to_owned());
+        let gated = HubError::Gated { repo, endpoint, token_sent: false };
+        check(library(gated.into()), 403, Some("model_gated"), about);
+        let (host, why) = ("hub.example".to_owned(), Unreachable::Refused);
+        let unreachable = HubError::Unreachable { host, why, source: None };
+        let source = DownloadError::Hub { file: "m.gguf".into(), source: unreachable };
+        let download = LibraryError::Download { name: "m".into(), source };
+        check(library(download), 502, Some("hub_failed"), None);
+        let full = StoreError::Full { needed: 2, free: 1, reserve: 0, dir: "models".into() };
+        check(library(full.into()), 507, Some("disk_full"), None);
+        let shared = LibraryError::Shared(std::sync::Arc::new(
+            PartialError::Full { path: "m.part".into() }.into(),
+        ));
+        check(library(shared), 507, Some("disk_full"), None);
+        let unknown = StoreError::Unknown { name: "m".into() };
+        check(library(unknown.into()), 404, Some("model_not_found"), about);
+        let foreign = StoreError::Foreign { name: "m".into(), owner: "Ollama" };
+        check(library(foreign.into()), 409, Some("model_foreign"), about);
+        let none = LibraryError::NoDownload { name: "m".into() };
+        check(library(none), 404, Some("download_not_found"), about);
+        let unusable = LibraryError::Unusable { name: "m".into(), message: "qwen9".into() };
+        check(library(unusable), 400, Some("model_unusable"), about);
+        let suggestions = vec!["qwen2.5:0.5b".to_owned()];
+        let name = ReferenceError::Unknown { text: "qwen2.5:0.5".into(), suggestions };
+        check(NameError::from(name).into(), 404, Some("model_not_found"), about);
     }
 
     #[test]

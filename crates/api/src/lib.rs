@@ -10,11 +10,17 @@
 //! | `GET /health`, `GET /node_id`, `GET /state` | the node, its peers, its instances |
 //! | `POST /place_instance`, `DELETE /instance/{id}` | place a model, drop it |
 //! | `POST /invite` | a ticket for another device |
+//! | `GET /models`, `GET /models/search` | the catalogue and what runs here, what is on this device, what the hub has |
+//! | `DELETE /models/{name}` | remove a model from this device |
+//! | `POST /download/start`, `…/pause`, `…/resume`, `…/cancel`, `GET /downloads` | bring models here |
+//! | `GET /events` | what changes, as server-sent events |
 //! | `GET /`, `/app.js`, `/style.css`, `/icon.svg` | the page |
 //!
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 //!
 //! - `chat`: the chat API: request, answer, stream
+//! - `library`: models and downloads; `view`: how they are shown, which the command line reads too
+//! - `events`: what changes, as it changes
 //! - `models`, `cluster`, `page`: the other routes
 //! - `guard`: which requests are let in at all
 //! - `body`, `error`: JSON in, errors out
@@ -25,7 +31,9 @@ mod body;
 mod chat;
 mod cluster;
 mod error;
+mod events;
 mod guard;
+mod library;
 mod models;
 mod page;
 #[cfg(test)]
@@ -53,6 +61,8 @@ use crate::{backend::Backend, error::ApiError, guard::Guard};
 const BODY_BYTES_MAX: usize = 4 << 20;
 /// Most answers under way at once. Each holds a sequence on every stage; a phone has no memory for more.
 const REQUESTS_MAX: usize = 64;
+/// Most clients that follow the events at once: a page or two for each device of a house.
+const EVENTS_MAX: usize = 64;
 /// How long connections may finish after the node was told to end: Ctrl-C should not seem to hang.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
@@ -98,6 +108,8 @@ struct App<B> {
     backend: B,
     /// One permit for each answer under way.
     requests: Arc<Semaphore>,
+    /// One permit for each client that follows the events.
+    events: Arc<Semaphore>,
 }
 
 impl<B> App<B> {
@@ -108,7 +120,11 @@ impl<B> App<B> {
 }
 
 fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
-    let app = App { backend, requests: Arc::new(Semaphore::new(REQUESTS_MAX)) };
+    let app = App {
+        backend,
+        requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        events: Arc::new(Semaphore::new(EVENTS_MAX)),
+    };
     Router::new()
         .route("/v1/chat/completions", post(chat::complete::<B>))
         .route("/v1/models", get(models::list::<B>))
@@ -119,6 +135,15 @@ fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
         .route("/place_instance", post(cluster::place::<B>))
         .route("/instance/{id}", delete(cluster::unplace::<B>))
         .route("/invite", post(cluster::invite::<B>))
+        .route("/models", get(library::models::<B>))
+        .route("/models/search", get(library::search::<B>))
+        .route("/models/{*name}", delete(library::remove::<B>))
+        .route("/download/start", post(library::start::<B>))
+        .route("/download/pause", post(library::pause::<B>))
+        .route("/download/resume", post(library::resume::<B>))
+        .route("/download/cancel", post(library::cancel::<B>))
+        .route("/downloads", get(library::downloads::<B>))
+        .route("/events", get(events::events::<B>))
         .route("/", get(page::index))
         .route("/app.js", get(page::script))
         .route("/style.css", get(page::style))

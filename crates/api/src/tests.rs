@@ -3,6 +3,7 @@
 mod cluster_routes;
 mod completions;
 mod connections;
+mod library_routes;
 mod refusals;
 mod script;
 mod streams;

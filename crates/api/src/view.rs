@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shoal_node::{
     Fit, Offer,
     hub::{
-        CardFormat, DownloadState, DownloadStatus, ModelState, Place, RepoFormat, SearchHit, Space,
+        CardFormat, DownloadState, DownloadStatus, ModelState, Place, RepoFormat, SearchHit,
         StoredModel,
     },
 };
@@ -169,8 +169,10 @@ pub struct SearchHitView {
 }
 
 /// The disk on which models are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DiskView {
+    /// The directory of the models.
+    pub dir: String,
     /// Bytes that models may still take.
     pub free_bytes: u64,
     /// Bytes of the file system.
@@ -296,12 +298,6 @@ impl From<SearchHit> for SearchHitView {
             gated: hit.gated,
             tags: hit.tags,
         }
-    }
-}
-
-impl From<Space> for DiskView {
-    fn from(space: Space) -> Self {
-        Self { free_bytes: space.free(), total_bytes: space.total }
     }
 }
 

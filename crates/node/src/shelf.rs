@@ -168,6 +168,21 @@ impl Node {
             .map_err(|error| Error::from(shoal_hub::LibraryError::from(error)))
     }
 
+    /// Like [`pull`](Self::pull), but asks the hub what is newest, and replaces what is here if that is another version.
+    ///
+    /// # Errors
+    /// As with `pull`, and if the old version is in use.
+    pub async fn pull_newest(&self, model: &str) -> Result<String, Error> {
+        match self.make_way(model).await? {
+            Some(files) => {
+                let name = files.name.clone();
+                self.library(model)?.start(files, models::whole());
+                Ok(name)
+            }
+            None => self.pull(model).await,
+        }
+    }
+
     /// Finds what a text names and starts to bring it here, all of it. Returns the model's name; how it goes is in
     /// [`downloads`](Self::downloads). The name of a model that is on this device already starts nothing.
     ///

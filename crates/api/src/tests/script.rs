@@ -2,13 +2,19 @@
 
 use std::{
     collections::VecDeque,
+    path::Path,
     sync::{Arc, Mutex},
-    time::Duration,
+    time::{Duration, UNIX_EPOCH},
 };
 
 use shoal_node::{
-    Error, Event, FinishReason, GenerateRequest, InstanceStatus, ModelEntry, NodeStatus, Timings,
-    Usage,
+    Error, Event, FinishReason, Fit, GenerateRequest, InstanceStatus, ModelEntry, NodeStatus,
+    Offer, Timings, Usage,
+    hub::{
+        BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
+        Received, ReferenceError, RemoveReport, RepoFormat, SearchHit, Space, StoreError,
+        StoredModel,
+    },
 };
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
@@ -35,6 +41,8 @@ pub(super) struct Script {
     asked: Arc<Mutex<Vec<GenerateRequest>>>,
     /// Answers that are not dropped.
     n_running: watch::Sender<usize>,
+    downloads: Arc<Mutex<Vec<DownloadStatus>>>,
+    downloads_changed: watch::Sender<u64>,
 }
 
 #[derive(Debug)]
@@ -67,7 +75,14 @@ pub(super) fn hello() -> Result<Vec<Event>, Error> {
 impl Script {
     pub(super) fn new(answers: Answers) -> Self {
         let (asked, n_running) = (Arc::default(), watch::Sender::new(0));
-        Self { answers, afterwards: Afterwards::Ends, asked, n_running }
+        Self {
+            answers,
+            afterwards: Afterwards::Ends,
+            asked,
+            n_running,
+            downloads: Arc::default(),
+            downloads_changed: watch::Sender::new(0),
+        }
     }
 
     pub(super) fn hanging(answers: Answers) -> Self {
@@ -85,6 +100,29 @@ impl Script {
         let patience = Duration::from_secs(60);
         let came = tokio::time::timeout(patience, waited).await.is_ok();
         assert!(came, "expected {n} answers under way, got {}", *self.n_running.borrow());
+    }
+
+    /// Lets the node say that a download is so.
+    pub(super) fn set_download(&self, model: &str, n_bytes: u64, state: DownloadState) {
+        let mut downloads = self.downloads.lock().expect("no test panics with the lock");
+        downloads.retain(|download| download.model != model);
+        downloads.push(DownloadStatus {
+            model: model.to_owned(),
+            state,
+            n_bytes,
+            n_total: 1000,
+            bytes_per_s: 50.0,
+            remaining: Some(Duration::from_millis(1500)),
+            received: Received { from_hub: 1, from_peers: n_bytes },
+            bad_peers: vec![BadPeer { node: PEER_ID, chunk: 7 }],
+        });
+        drop(downloads);
+        self.downloads_changed.send_modify(|n| *n += 1);
+    }
+
+    fn state_of(&self, model: &str) -> Option<DownloadState> {
+        let downloads = self.downloads.lock().expect("no test panics with the lock");
+        downloads.iter().find(|it| it.model == model).map(|download| download.state.clone())
     }
 
     fn instance() -> InstanceStatus {
@@ -216,5 +254,116 @@ impl Backend for Script {
 
     fn invite(&self) -> Result<String, Error> {
         Ok("shoal1ticket".to_owned())
+    }
+    async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {
+        let cards = Catalogue::builtin().cards();
+        let offer = |i: usize, here: Fit, stored: Option<&str>| Offer {
+            card: cards[i].clone(),
+            quant: cards[i].quants.first().map(|listed| listed.quant.clone()),
+            n_bytes: 400,
+            memory_bytes: 500,
+            n_ctx: 4096,
+            cluster: Fit::RunsOn { n_nodes: 2 },
+            here,
+            stored: stored.map(str::to_owned),
+        };
+        let mut offers = vec![
+            offer(0, Fit::Runs, Some("there")),
+            offer(1, Fit::TooLarge { missing_bytes: 5 }, None),
+        ];
+        if every_quant {
+            offers.push(offer(1, Fit::Unsupported { what: "quantisation Q2_K".into() }, None));
+        }
+        Ok(offers)
+    }
+
+    async fn stored(&self) -> Result<Vec<StoredModel>, Error> {
+        let model = |name: &str, place, state| StoredModel {
+            name: name.to_owned(),
+            dir: "/models/m".into(),
+            files: Vec::new(),
+            place,
+            state,
+            manifest: None,
+            n_bytes_on_disk: 700,
+            modified: UNIX_EPOCH + Duration::from_secs(1_700_000_000),
+        };
+        let partial = ModelState::Partial { n_bytes: 600, n_total: 1000 };
+        let damaged = ModelState::Damaged { what: "the header ends early".to_owned() };
+        Ok(vec![
+            model("owner/name:Q4_0", Place::Own, partial),
+            model("old", Place::Ollama, ModelState::Whole),
+            model("bad", Place::HfCache, damaged),
+        ])
+    }
+
+    fn models_dir(&self) -> Option<&Path> {
+        Some(Path::new("/models"))
+    }
+
+    async fn space(&self) -> Result<Space, Error> {
+        Ok(Space { total: 1000, available: 650 })
+    }
+
+    async fn search(&self, words: &str, limit: usize) -> Result<Vec<SearchHit>, Error> {
+        let hit = |format| SearchHit {
+            repo: words.to_owned(),
+            n_downloads: 9,
+            n_likes: 1,
+            last_modified: None,
+            tags: Vec::new(),
+            gated: true,
+            format,
+        };
+        Ok(vec![hit(RepoFormat::Gguf), hit(RepoFormat::Mlx)].into_iter().take(limit).collect())
+    }
+
+    async fn pull(&self, model: &str, update: bool) -> Result<String, Error> {
+        if model == "nonsense" {
+            let suggestions = vec!["sense:1b".to_owned()];
+            let unknown = ReferenceError::Unknown { text: model.to_owned(), suggestions };
+            return Err(shoal_node::hub::NameError::from(unknown).into());
+        }
+        let name = format!("{model}:{}", if update { "newest" } else { "Q4_0" });
+        self.set_download(&name, 0, DownloadState::Running);
+        Ok(name)
+    }
+
+    fn downloads(&self) -> Vec<DownloadStatus> {
+        self.downloads.lock().expect("no test panics with the lock").clone()
+    }
+
+    fn download_changes(&self) -> watch::Receiver<u64> {
+        self.downloads_changed.subscribe()
+    }
+
+    async fn pause(&self, model: &str) -> Result<(), Error> {
+        if self.state_of(model) != Some(DownloadState::Running) {
+            return Err(LibraryError::NoDownload { name: model.to_owned() }.into());
+        }
+        self.set_download(model, 1, DownloadState::Paused);
+        Ok(())
+    }
+
+    fn resume(&self, model: &str) -> Result<(), Error> {
+        if self.state_of(model) != Some(DownloadState::Paused) {
+            return Err(LibraryError::NoDownload { name: model.to_owned() }.into());
+        }
+        self.set_download(model, 1, DownloadState::Running);
+        Ok(())
+    }
+
+    async fn remove(&self, model: &str) -> Result<RemoveReport, Error> {
+        if model == "running" {
+            return Err(Error::InUse { name: model.to_owned(), instance: InstanceId(0x1f) });
+        }
+        let mut downloads = self.downloads.lock().expect("no test panics with the lock");
+        let n_before = downloads.len();
+        downloads.retain(|download| download.model != model);
+        if downloads.len() == n_before && model != "owner/name:Q4_0" {
+            let unknown = StoreError::Unknown { name: model.to_owned() };
+            return Err(LibraryError::from(unknown).into());
+        }
+        Ok(RemoveReport { name: model.to_owned(), n_bytes: 700, left: Vec::new() })
     }
 }
