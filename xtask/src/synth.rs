@@ -11,7 +11,7 @@
 
 use std::fs::File;
 use std::io::BufWriter;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use clap::ValueEnum as _;
@@ -90,6 +90,30 @@ pub fn model(shape: &str, file_type: &str, seed: u64) -> anyhow::Result<Vec<u8>>
     let mut bytes = Vec::new();
     writer(shape, file_type, vocab::generate(shape)?, seed)?.write(&mut bytes)?;
     Ok(bytes)
+}
+
+/// Writes a model of about `n_bytes` for tests of what is done with files: a llama of at least 12 layers in Q8_0, with a small
+/// vocabulary, that takes a second for some ten megabytes even in a debug build.
+///
+/// # Errors
+/// If the file cannot be written.
+pub fn fast_model(path: &Path, n_bytes: u64, seed: u64) -> anyhow::Result<()> {
+    const N_LAYER_MIN: u64 = 12;
+    let tiny = *shape_named("tiny-llama3")?;
+    let wide = Shape { n_embd: 512, n_head: 8, n_head_kv: 4, n_ff: 1536, ..tiny };
+    let layer_bytes = |shape: &Shape| -> anyhow::Result<u64> {
+        let tensors = layout::tensors(shape);
+        let in_first = tensors.iter().filter(|tensor| tensor.name.starts_with("blk.0."));
+        in_first.map(|tensor| mix::n_bytes(FileType::Q8_0, shape, tensor)).sum()
+    };
+    let shape = if n_bytes >= N_LAYER_MIN * layer_bytes(&wide)? { wide } else { tiny };
+    let n_layer = (n_bytes / layer_bytes(&shape)?).max(N_LAYER_MIN);
+    let n_layer = u32::try_from(n_layer).context("a model of fewer layers")?;
+    // Closures of the writer keep the shape; one for each model of a test is no loss.
+    let shape: &'static Shape = Box::leak(Box::new(Shape { n_layer, ..shape }));
+    let file = File::create(path).with_context(|| format!("cannot create {}", path.display()))?;
+    writer(shape, FileType::Q8_0, vocab::generate(shape)?, seed)?.write(BufWriter::new(file))?;
+    Ok(())
 }
 
 fn shape_named(name: &str) -> anyhow::Result<&'static Shape> {
