@@ -49,7 +49,7 @@ struct Inner {
     /// dropped `next_request` from losing one.
     arriving: Mutex<JoinSet<Result<(Request, Responder), Error>>>,
     /// The same for requests of transfers. They hold no connection: it would keep itself alive.
-    arriving_transfers: Mutex<JoinSet<Arrived>>,
+    arriving_transfers: Mutex<JoinSet<Result<Arrived, Error>>>,
 }
 
 impl Connection {
@@ -213,9 +213,8 @@ impl Connection {
             tokio::select! {
                 biased;
                 Some(arrived) = arriving.join_next() => match arrived {
-                    Ok(arrived) => if let Some(transfer) = arrived.admit(self) {
-                        return Ok(transfer);
-                    },
+                    Ok(Ok(arrived)) => return Ok(arrived.admit(self)),
+                    Ok(Err(error)) => tracing::debug!(%error, "transfer request skipped"),
                     Err(error) => tracing::error!(%error, "transfer request reader failed"),
                 },
                 // The transport admits MAX_TRANSFERS streams, so the set is bounded too.

@@ -138,10 +138,7 @@ impl TransferWriter {
     /// # Errors
     /// As for [`TransferWriter::write`].
     pub async fn refuse(mut self, message: &str) -> Result<(), Error> {
-        let text = &message[..message.floor_char_boundary(MAX_REFUSAL_BYTES)];
-        let mut answer = vec![TRANSFER_REFUSED];
-        answer.extend_from_slice(text.as_bytes());
-        self.write(Bytes::from(answer)).await?;
+        self.write(Bytes::from(refusal(message))).await?;
         self.finish().await
     }
 }
@@ -154,19 +151,20 @@ impl fmt::Debug for TransferWriter {
 
 /// A request that has arrived. It does not hold the connection, which holds it.
 pub(crate) struct Arrived {
-    request: Result<TransferRequest, Error>,
+    request: TransferRequest,
     stream: ResetOnDrop,
 }
 
 impl Arrived {
-    /// Reads the request on a stream that the peer has opened, for at most `after`.
+    /// Reads the request on a stream that the peer has opened, for at most `after`. One that cannot be read is refused here,
+    /// where a peer that reads nothing holds up none of its other requests.
     pub(crate) async fn read(
         peer: NodeId,
         after: Duration,
         send: SendStream,
         mut receive: RecvStream,
-    ) -> Self {
-        let stream = ResetOnDrop(Some(send));
+    ) -> Result<Self, Error> {
+        let mut stream = ResetOnDrop(Some(send));
         let message = time::timeout(after, receive.read_to_end(MAX_REQUEST_BYTES)).await;
         let request = match message {
             Ok(Ok(message)) => {
@@ -175,26 +173,33 @@ impl Arrived {
             Ok(Err(error)) => Err(read_to_end_error(peer, &error, MAX_REQUEST_BYTES)),
             Err(_) => Err(Error::TimedOut { peer, awaited: "end of a request", after }),
         };
-        Self { request, stream }
-    }
-
-    /// The request and its writer. One that cannot be read is refused: there is room for so little in any window.
-    pub(crate) fn admit(
-        self,
-        connection: &Connection,
-    ) -> Option<(TransferRequest, TransferWriter)> {
-        let writer = TransferWriter { connection: connection.clone(), stream: self.stream };
-        match self.request {
-            Ok(request) => Some((request, writer)),
+        match request {
+            Ok(request) => Ok(Self { request, stream }),
             Err(error) => {
-                tracing::debug!(%error, "transfer request skipped");
-                // Not awaited by others: a peer that reads nothing must not hold up its other requests.
-                let refusal = async move { writer.refuse(&error.to_string()).await };
-                tokio::spawn(refusal);
-                None
+                let answer = Bytes::from(refusal(&error.to_string()));
+                let write = time::timeout(after, stream.stream().write_chunk(answer)).await;
+                // The peer may be gone; the error that matters is the first one.
+                if matches!(write, Ok(Ok(()))) {
+                    stream.finish();
+                }
+                Err(error)
             }
         }
     }
+
+    /// The request and its writer.
+    pub(crate) fn admit(self, connection: &Connection) -> (TransferRequest, TransferWriter) {
+        let writer = TransferWriter { connection: connection.clone(), stream: self.stream };
+        (self.request, writer)
+    }
+}
+
+/// The answer that refuses a request, with at most 1 KiB of text: the rest of a longer one is left out.
+fn refusal(message: &str) -> Vec<u8> {
+    let text = &message[..message.floor_char_boundary(MAX_REFUSAL_BYTES)];
+    let mut answer = vec![TRANSFER_REFUSED];
+    answer.extend_from_slice(text.as_bytes());
+    answer
 }
 
 /// The sending half of a stream, reset unless it was finished.
