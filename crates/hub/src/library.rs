@@ -75,7 +75,7 @@ pub enum LibraryError {
         /// The model.
         name: String,
         /// Why.
-        source: DownloadError,
+        source: Box<DownloadError>,
     },
     /// The model's header cannot be read.
     #[error("model {name}: its header cannot be read")]

@@ -31,8 +31,11 @@ const RESULT_KEPT: Duration = Duration::from_secs(10);
 /// What peers have asked this node to get: the last word about each.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Obtaining {
-    jobs: Arc<Mutex<HashMap<(String, Option<LayerRange>), Job>>>,
+    jobs: Arc<Mutex<Jobs>>,
 }
+
+/// By model and layers; no layers for the header alone.
+type Jobs = HashMap<(String, Option<LayerRange>), Job>;
 
 #[derive(Debug, Clone)]
 enum Job {
@@ -42,7 +45,7 @@ enum Job {
 }
 
 impl Obtaining {
-    fn lock(&self) -> MutexGuard<'_, HashMap<(String, Option<LayerRange>), Job>> {
+    fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

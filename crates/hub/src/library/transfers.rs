@@ -500,7 +500,7 @@ impl Download {
         );
         let failed = |source: DownloadError| LibraryError::Download {
             name: self.model.name.clone(),
-            source,
+            source: Box::new(source),
         };
         fetch.run().await.map_err(failed)
     }

@@ -83,7 +83,7 @@ async fn wrong_bytes_never_get_the_files_name() {
     let shelf = setup.library();
     let error = setup.obtain(&shelf.library, whole()).await.expect_err("it is never right");
     let LibraryError::Download { source, .. } = error.root() else { panic!("{error}") };
-    assert!(matches!(source, DownloadError::Corrupt { .. }), "{source}");
+    assert!(matches!(**source, DownloadError::Corrupt { .. }), "{source}");
     setup.assert_not_whole(&shelf);
     setup.hub.behave_well();
     setup.obtain(&shelf.library, whole()).await.expect("now it is");
