@@ -160,7 +160,7 @@ fn of_library(error: &LibraryError) -> Meaning {
         LibraryError::Store(error) => of_store(error),
         LibraryError::Partial(error) => of_partial(error),
         LibraryError::Shared(error) => of_library(error),
-        LibraryError::Download { source, .. } => match source {
+        LibraryError::Download { source, .. } => match &**source {
             DownloadError::Hub { source, .. } => of_hub(source),
             DownloadError::Disk(error) => of_partial(error),
             DownloadError::NoSource { .. } | DownloadError::Corrupt { .. } => {
@@ -284,7 +284,7 @@ mod tests {
         let (host, why) = ("hub.example".to_owned(), Unreachable::Refused);
         let unreachable = HubError::Unreachable { host, why, source: None };
         let source = DownloadError::Hub { file: "m.gguf".into(), source: unreachable };
-        let download = LibraryError::Download { name: "m".into(), source };
+        let download = LibraryError::Download { name: "m".into(), source: source.into() };
         check(library(download), 502, Some("hub_failed"), None);
         let full = StoreError::Full { needed: 2, free: 1, reserve: 0, dir: "models".into() };
         check(library(full.into()), 507, Some("disk_full"), None);

@@ -10,14 +10,14 @@ use shoal_node::{
 use crate::{args::BenchArgs, failure::Failure, library, pull};
 
 pub(crate) async fn bench(args: &BenchArgs) -> Result<(), Failure> {
-    let model = path_of(args).await?;
-    tokio::task::block_in_place(|| measure(args, &model))
+    let (name, path) = find_model(args).await?;
+    tokio::task::block_in_place(|| measure(args, name.as_deref(), &path))
 }
 
-/// What is to be opened: the model as it was named if that is enough, else the file that its name leads to.
-async fn path_of(args: &BenchArgs) -> Result<String, Failure> {
+/// The model's name, if it has one that is not said by its file, and what is to be opened.
+async fn find_model(args: &BenchArgs) -> Result<(Option<String>, String), Failure> {
     if args.model == "demo" || Path::new(&args.model).is_file() {
-        return Ok(args.model.clone());
+        return Ok((None, args.model.clone()));
     }
     let node = library::open(&args.storage).await?;
     let found = find(&node, &args.model).await;
@@ -25,15 +25,18 @@ async fn path_of(args: &BenchArgs) -> Result<String, Failure> {
     found
 }
 
-async fn find(node: &Node, model: &str) -> Result<String, Failure> {
+async fn find(node: &Node, model: &str) -> Result<(Option<String>, String), Failure> {
     let name = pull::fetch(node, model, false).await?;
     let stored = node.stored().await?.into_iter().find(|stored| stored.name == name);
     // A model of several files is opened by its first.
     let first = stored.and_then(|stored| stored.files.into_iter().next());
-    Ok(first.map_or(name, |file| file.path.to_string_lossy().into_owned()))
+    Ok(match first {
+        Some(file) => (Some(name), file.path.to_string_lossy().into_owned()),
+        None => (None, name),
+    })
 }
 
-fn measure(args: &BenchArgs, model: &str) -> Result<(), Failure> {
+fn measure(args: &BenchArgs, name: Option<&str>, path: &str) -> Result<(), Failure> {
     let all_cores = std::thread::available_parallelism().map_or(1, usize::from);
     let threads = match args.threads.as_slice() {
         [] => vec![all_cores],
@@ -41,14 +44,17 @@ fn measure(args: &BenchArgs, model: &str) -> Result<(), Failure> {
     };
     let mut out = std::io::stdout().lock();
     for n_threads in threads {
-        let result = run(&BenchConfig {
-            model: model.to_owned(),
+        let mut result = run(&BenchConfig {
+            model: path.to_owned(),
             n_prompt: args.prompt,
             n_generate: args.generate,
             n_threads,
             n_repeat: args.repeat.into(),
             isa: args.isa.clone(),
         })?;
+        if let Some(name) = name {
+            name.clone_into(&mut result.model);
+        }
         let text = if args.json { json(args, &result) } else { table(args, &result) };
         out.write_all(text.as_bytes())?;
         out.flush()?;

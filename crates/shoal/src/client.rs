@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use crate::{
     args::{ClientArgs, PlaceArgs},
     failure::Failure,
-    output,
+    output, pull,
 };
 
 /// Longest wait for the node: it may have to ask a model hub that is slow, or wait until every node has opened a file.
@@ -83,10 +83,19 @@ pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
     output::print(&text)
 }
 
-pub(crate) fn place(args: &PlaceArgs) -> Result<(), Failure> {
-    let model = crate::pull::absolute(&args.model);
+pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
+    let model = pull::absolute(&args.model);
     let request = json!({"model": model, "nodes": args.nodes, "context": args.context});
-    let body = ask(args.client.node, "POST", "/place_instance", Some(&request))?;
+    let node = args.client.node;
+    // The nodes may have to fetch the model first, which takes as long as it takes.
+    let placing = tokio::task::spawn_blocking(move || {
+        ask_within(None, node, "POST", "/place_instance", Some(&request))
+    });
+    let placed = tokio::select! {
+        placed = placing => placed,
+        () = pull::watch(node) => unreachable!("it has no end"),
+    };
+    let body = placed.context("the request was lost")??;
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }
@@ -135,7 +144,8 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Fa
 
 /// What a node at that address says of itself; `None` if there is none.
 pub(crate) fn state_if_running(node: SocketAddr) -> Option<Value> {
-    let mut response = agent(PROBE_TIMEOUT).get(format!("http://{node}/state")).call().ok()?;
+    let mut response =
+        agent(Some(PROBE_TIMEOUT)).get(format!("http://{node}/state")).call().ok()?;
     let state: Value = response.body_mut().read_json().ok()?;
     state["nodes"].is_array().then_some(state)
 }
@@ -147,7 +157,17 @@ pub(crate) fn ask(
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, Failure> {
-    let agent = agent(TIMEOUT);
+    ask_within(Some(TIMEOUT), node, method, path, body)
+}
+
+fn ask_within(
+    timeout: Option<Duration>,
+    node: SocketAddr,
+    method: &str,
+    path: &str,
+    body: Option<&Value>,
+) -> Result<Value, Failure> {
+    let agent = agent(timeout);
     let url = format!("http://{node}{path}");
     let sent = match (method, body) {
         ("DELETE", _) => agent.delete(&url).call(),
@@ -182,9 +202,9 @@ pub(crate) fn ask(
     Err(Failure::new(anyhow!(message), code).unknown_model(is_unknown))
 }
 
-fn agent(timeout: Duration) -> ureq::Agent {
+fn agent(timeout: Option<Duration>) -> ureq::Agent {
     ureq::Agent::config_builder()
-        .timeout_global(Some(timeout))
+        .timeout_global(timeout)
         .http_status_as_error(false)
         .proxy(None)
         .build()

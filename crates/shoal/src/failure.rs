@@ -132,7 +132,7 @@ fn of_library(error: &LibraryError) -> CodeAndHint {
         LibraryError::Store(error) => of_store(error),
         LibraryError::Partial(error) => of_partial(error),
         LibraryError::Shared(error) => of_library(error),
-        LibraryError::Download { source, .. } => match source {
+        LibraryError::Download { source, .. } => match &**source {
             DownloadError::Hub { source, .. } => of_hub(source),
             DownloadError::Disk(error) => of_partial(error),
             DownloadError::NoSource { .. } | DownloadError::Corrupt { .. } => (Failure::HUB, None),
@@ -167,6 +167,7 @@ fn of_store(error: &StoreError) -> CodeAndHint {
             (Failure::MODEL, Some("`shoal pull --update` replaces it, `shoal rm` removes it"))
         }
         StoreError::Partial(error) => of_partial(error),
+        StoreError::Unknown { .. } => (Failure::MODEL, Some("`shoal list` shows the names")),
         _ => (Failure::MODEL, None),
     }
 }
@@ -202,7 +203,7 @@ mod tests {
         let full = std::io::Error::from(std::io::ErrorKind::StorageFull);
         check(StoreError::Io { path: "x".into(), source: full }, 8);
         let source = DownloadError::Disk(PartialError::Full { path: "x".into() });
-        check(LibraryError::Download { name: "x".into(), source }, 8);
+        check(LibraryError::Download { name: "x".into(), source: source.into() }, 8);
         check(LibraryError::Unusable { name: "x".into(), message: "no".into() }, 3);
     }
 }

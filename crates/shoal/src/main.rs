@@ -77,7 +77,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Some(Command::Import(args)) => import::import(&args).await,
         Some(Command::Verify(args)) => verify::verify(&args).await,
         Some(Command::Nodes(args)) => client::nodes(&args),
-        Some(Command::Place(args)) => client::place(&args),
+        Some(Command::Place(args)) => client::place(&args).await,
         Some(Command::Invite(args)) => client::invite(&args),
     }
 }

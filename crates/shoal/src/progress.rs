@@ -33,7 +33,8 @@ pub(crate) struct Step {
 pub(crate) struct Progress {
     /// `None` if standard error is no terminal.
     bar: Option<ProgressBar>,
-    last_line: Option<Instant>,
+    last_line: Instant,
+    has_waited: bool,
     bad_peers: Vec<String>,
 }
 
@@ -44,7 +45,7 @@ impl Progress {
             bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("it is right"));
             bar
         });
-        Self { bar, last_line: None, bad_peers: Vec::new() }
+        Self { bar, last_line: Instant::now(), has_waited: false, bad_peers: Vec::new() }
     }
 
     /// Shows that something is awaited whose size is not known yet.
@@ -54,7 +55,10 @@ impl Progress {
                 bar.set_message(what.to_owned());
                 bar.tick();
             }
-            None if self.last_line.is_none() => self.line(what),
+            None if !self.has_waited => {
+                write_err(what);
+                self.has_waited = true;
+            }
             None => {}
         }
     }
@@ -80,8 +84,9 @@ impl Progress {
                 bar.set_prefix(format!("{:>3} %", percent(step)));
                 bar.set_message(describe(step));
             }
-            None if self.last_line.is_none_or(|at| at.elapsed() >= LINE_INTERVAL) => {
-                self.line(&format!("{}: {} %, {}", step.name, percent(step), describe(step)));
+            None if self.last_line.elapsed() >= LINE_INTERVAL => {
+                write_err(&format!("{}: {} %, {}", step.name, percent(step), describe(step)));
+                self.last_line = Instant::now();
             }
             None => {}
         }
@@ -100,11 +105,6 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
-    }
-
-    fn line(&mut self, text: &str) {
-        write_err(text);
-        self.last_line = Some(Instant::now());
     }
 }
 

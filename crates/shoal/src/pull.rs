@@ -3,6 +3,7 @@
 //! A node's download goes on whoever watches it; one of this process ends with it, and the next one goes on from there.
 
 use std::{
+    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -70,18 +71,15 @@ pub(crate) fn is_for_node(args: &ShelfArgs) -> bool {
 }
 
 /// Brings all of a model to this device while showing how it goes. Returns its name.
+///
+/// Signals are not looked at: whoever listens for one once keeps its default, which is to end, away for good.
 pub(crate) async fn fetch(node: &Node, model: &str, update: bool) -> Result<String, Failure> {
-    let stop = stop::signal()?;
     let mut progress = Progress::new();
     let pulled =
         async { if update { node.update(model).await } else { node.pull_now(model).await } };
     tokio::select! {
         pulled = pulled => Ok(pulled?),
         () = show(node, &mut progress) => unreachable!("it has no end"),
-        () = stop => {
-            progress.finish();
-            Err(interrupted("what was fetched is kept; run it again to go on"))
-        }
     }
 }
 
@@ -104,7 +102,11 @@ async fn fetch_and_find(
     model: &str,
     update: bool,
 ) -> Result<(String, PathBuf), Failure> {
-    let name = fetch(node, model, update).await?;
+    let stop = stop::signal()?;
+    let name = tokio::select! {
+        name = fetch(node, model, update) => name?,
+        () = stop => return Err(interrupted("what was fetched is kept; run it again to go on")),
+    };
     let stored = node.stored().await?;
     let place = match stored.into_iter().find(|stored| stored.name == name) {
         Some(stored) => stored.dir,
@@ -164,6 +166,26 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
     }
 }
 
+/// Shows what a node downloads, until it is dropped.
+pub(crate) async fn watch(node: SocketAddr) {
+    let mut progress = Progress::new();
+    let mut ticks = interval(POLL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        // Whoever asks for the model will hear what is wrong.
+        let Ok(downloads) = blocking(|| downloads(node)) else { continue };
+        let running = |it: &&DownloadView| it.state == "running" && it.n_total > 0;
+        if let Some(download) = downloads.iter().find(running) {
+            progress.show(&Step::from(download));
+        }
+    }
+}
+
+fn downloads(node: SocketAddr) -> Result<Vec<DownloadView>, Failure> {
+    client::parse(client::ask(node, "GET", "/downloads", None)?["downloads"].take())
+}
+
 /// Why a node's download has ended before its time.
 fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
     let name = &download.model;
@@ -186,14 +208,12 @@ fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
 }
 
 fn find_download(args: &PullArgs, name: &str) -> Result<Option<DownloadView>, Failure> {
-    let list = client::ask(args.shelf.node, "GET", "/downloads", None)?;
-    let list: Vec<DownloadView> = client::parse(list["downloads"].clone())?;
-    Ok(list.into_iter().find(|download| download.model == name))
+    Ok(downloads(args.shelf.node)?.into_iter().find(|download| download.model == name))
 }
 
 fn find_stored(args: &PullArgs, name: &str) -> Result<Option<StoredView>, Failure> {
-    let list = client::ask(args.shelf.node, "GET", "/models?status=downloaded", None)?;
-    let list: Vec<StoredView> = client::parse(list["models"].clone())?;
+    let mut list = client::ask(args.shelf.node, "GET", "/models?status=downloaded", None)?;
+    let list: Vec<StoredView> = client::parse(list["models"].take())?;
     Ok(list.into_iter().find(|stored| stored.name == name))
 }
 

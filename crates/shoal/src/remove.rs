@@ -4,37 +4,55 @@ use crate::{
     amount, args::RemoveArgs, client, failure::Failure, library, output, pull::is_for_node,
 };
 
+/// What was removed.
+struct Removed {
+    name: String,
+    n_bytes: u64,
+    /// Files that nobody knows, and that were left alone.
+    left: Vec<String>,
+}
+
 pub(crate) async fn remove(args: &RemoveArgs) -> Result<(), Failure> {
     for name in &args.names {
-        let (name, n_bytes) = match through_node(args, name)? {
+        let removed = match through_node(args, name)? {
             Some(removed) => removed,
             None => from_disk(args, name).await?,
         };
-        output::print(&format!("{name} is removed, {} are free\n", amount::bytes(n_bytes)))?;
+        let mut text =
+            format!("{} is removed, {} in all\n", removed.name, amount::bytes(removed.n_bytes));
+        for path in &removed.left {
+            text.push_str(&format!("  {path} is not of it, and was left alone\n"));
+        }
+        output::print(&text)?;
     }
     Ok(())
 }
 
 /// Lets the node remove it, which may be running it. `None` if there is no node, or it has no such model.
-fn through_node(args: &RemoveArgs, name: &str) -> Result<Option<(String, u64)>, Failure> {
+fn through_node(args: &RemoveArgs, name: &str) -> Result<Option<Removed>, Failure> {
     if !is_for_node(&args.shelf) {
         return Ok(None);
     }
     let path = format!("/models/{}", client::escape(name));
     match client::ask(args.shelf.node, "DELETE", &path, None) {
         Ok(body) => {
-            let removed = body["model"].as_str().unwrap_or(name).to_owned();
-            Ok(Some((removed, body["n_bytes"].as_u64().unwrap_or_default())))
+            let left = body["left"].as_array().into_iter().flatten();
+            Ok(Some(Removed {
+                name: body["model"].as_str().unwrap_or(name).to_owned(),
+                n_bytes: body["n_bytes"].as_u64().unwrap_or_default(),
+                left: left.filter_map(|path| path.as_str().map(str::to_owned)).collect(),
+            }))
         }
         Err(failure) if failure.is_unknown_model() => Ok(None),
         Err(failure) => Err(failure),
     }
 }
 
-async fn from_disk(args: &RemoveArgs, name: &str) -> Result<(String, u64), Failure> {
+async fn from_disk(args: &RemoveArgs, name: &str) -> Result<Removed, Failure> {
     let node = library::open(&args.shelf.storage).await?;
     let removed = node.remove(name).await;
     node.shutdown().await;
     let removed = removed?;
-    Ok((removed.name, removed.n_bytes))
+    let left = removed.left.iter().map(|path| path.to_string_lossy().into_owned()).collect();
+    Ok(Removed { name: removed.name, n_bytes: removed.n_bytes, left })
 }
