@@ -25,7 +25,7 @@ pub(crate) struct Setup {
 /// A node and its directory.
 pub(crate) struct Member {
     pub(crate) node: Node,
-    pub(crate) dir: TempDir,
+    _dir: TempDir,
 }
 
 impl Setup {
@@ -72,7 +72,7 @@ impl Setup {
             ..Config::default()
         };
         let node = Node::start(config).await.expect("loopback is there");
-        Member { node, dir }
+        Member { node, _dir: dir }
     }
 
     /// The directory of the model's own file.
