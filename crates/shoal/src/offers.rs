@@ -15,7 +15,7 @@ use crate::{
 
 const COLUMNS: [Column; 5] = [
     Column::text("  NAME"),
-    Column::number("PARAMS"),
+    Column::number("PARAMS").optional(),
     Column::number("SIZE"),
     Column::number("CONTEXT").optional(),
     Column::text("HERE"),
