@@ -161,6 +161,9 @@ fn of_store(error: &StoreError) -> CodeAndHint {
         StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull => {
             (Failure::DISK, Some(MAKE_SPACE))
         }
+        StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+            (Failure::MODEL, None)
+        }
         StoreError::Io { .. } => (1, None),
         StoreError::Busy { .. } => (1, Some("wait for the other one, or end it")),
         StoreError::OtherVersion { .. } => {

@@ -55,7 +55,7 @@ impl Progress {
                 bar.set_message(what.to_owned());
                 bar.tick();
             }
-            None if !self.has_waited => {
+            None if !self.has_waited && self.last_line.elapsed() >= LINE_INTERVAL => {
                 write_err(what);
                 self.has_waited = true;
             }
@@ -75,13 +75,14 @@ impl Progress {
             Some(bar) => {
                 if bar.length().is_none() {
                     bar.println(&step.name);
-                    let template = "[{wide_bar}] {prefix}\n{msg}";
+                    let template = "[{wide_bar}] {percent:>3} %\n{msg}";
                     let style = ProgressStyle::with_template(template).expect("it is right");
                     bar.set_style(style.progress_chars("=> "));
                 }
-                bar.set_length(step.n_total);
-                bar.set_position(step.n_bytes);
-                bar.set_prefix(format!("{:>3} %", percent(step)));
+                if bar.length() != Some(step.n_total) {
+                    bar.set_length(step.n_total);
+                }
+                bar.update(|state| state.set_pos(step.n_bytes));
                 bar.set_message(describe(step));
             }
             None if self.last_line.elapsed() >= LINE_INTERVAL => {

@@ -127,6 +127,7 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut settled = Instant::now() + SETTLE;
+    let mut has_run = false;
     loop {
         tokio::select! {
             () = &mut stop => {
@@ -142,9 +143,10 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
                     progress.show(&Step::from(&download));
                 }
                 settled = Instant::now() + SETTLE;
+                has_run = true;
             }
             Some(download) if download.state != "complete" => {
-                if Instant::now() >= settled {
+                if has_run || Instant::now() >= settled {
                     return Err(blocking(|| Ok(ended(args, &download)))?);
                 }
             }
@@ -200,8 +202,10 @@ fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
         return Failure::new(error, Failure::DISK).hint("make space, and run it again to go on");
     }
     match &download.message {
-        Some(message) => Failure::new(anyhow!("{message}"), Failure::HUB)
+        Some(message) if missing > 0 => Failure::new(anyhow!("{message}"), Failure::HUB)
             .hint("run it again to go on: what was fetched is kept"),
+        // All that was asked for came: it is not the network's fault.
+        Some(message) => Failure::new(anyhow!("{message}"), Failure::MODEL),
         None => Failure::new(anyhow!("the download of {name} was paused"), 1)
             .hint("run it again to go on"),
     }
