@@ -216,19 +216,22 @@ impl OpenFile {
         missing
     }
 
+    /// Bytes of these chunks that are not there.
+    pub(crate) fn missing_bytes(&self, chunks: &ChunkSet) -> u64 {
+        let mut missing = chunks.clone();
+        missing.subtract(&self.partial.held());
+        self.n_bytes(&missing)
+    }
+
     /// Bytes that are there, and bytes that are wanted, of the wanted ones.
     pub(crate) fn progress(&self) -> (u64, u64) {
         let wanted = self.shared().wanted.clone();
-        let missing = self.missing();
-        let n_bytes = |chunks: &ChunkSet| -> u64 {
-            chunks
-                .iter()
-                .map(|chunk| self.id().chunk_range(chunk))
-                .map(|it| it.end - it.start)
-                .sum()
-        };
-        let n_total = n_bytes(&wanted);
-        (n_total - n_bytes(&missing), n_total)
+        let n_total = self.n_bytes(&wanted);
+        (n_total - self.missing_bytes(&wanted), n_total)
+    }
+
+    fn n_bytes(&self, chunks: &ChunkSet) -> u64 {
+        chunks.iter().map(|chunk| self.id().chunk_range(chunk)).map(|it| it.end - it.start).sum()
     }
 
     /// Counts bytes that were written.

@@ -174,13 +174,14 @@ impl Library {
                     return Err(error);
                 }
             };
-            let wanted = download.want(&selection);
-            drop(deciding);
-            let missing = download.missing_bytes();
+            let wanted = download.chunks_of(&selection);
+            let missing = wanted.iter().map(|(file, chunks)| file.missing_bytes(chunks)).sum();
             let store = inner.store.clone();
             if let Err(error) = super::blocking(move || store.check_space(missing)).await {
                 return Err(download.fail(error.into()).await);
             }
+            wanted.iter().for_each(|(file, chunks)| file.want(chunks));
+            drop(deciding);
             return download.wait_for(&wanted, selection == Selection::Whole, inner).await;
         }
     }
@@ -346,8 +347,8 @@ impl Download {
         lock(&self.files).clear();
     }
 
-    /// Adds to what is wanted. Returns the chunks of each file that are wanted now.
-    fn want(&self, selection: &Selection) -> Vec<(Arc<OpenFile>, ChunkSet)> {
+    /// The chunks of each file that a selection is about.
+    fn chunks_of(&self, selection: &Selection) -> Vec<(Arc<OpenFile>, ChunkSet)> {
         let files = lock(&self.files);
         let of_file = |file: &Arc<OpenFile>| {
             let id = file.id();
@@ -359,7 +360,6 @@ impl Download {
                     ranges.iter().flat_map(|range| id.chunks_of(range.clone())).collect()
                 }
             };
-            file.want(&chunks);
             (Arc::clone(file), chunks)
         };
         files.iter().map(of_file).collect()
@@ -390,11 +390,6 @@ impl Download {
                 return Err(self.ended(&Phase::Stopped("ended")));
             }
         }
-    }
-
-    fn missing_bytes(&self) -> u64 {
-        let files = lock(&self.files);
-        files.iter().map(|file| file.progress()).map(|(there, wanted)| wanted - there).sum()
     }
 
     /// Runs the download to its end.
