@@ -43,6 +43,12 @@ impl Failure {
         Self { hint: Some(hint.into()), ..self }
     }
 
+    /// The exit code.
+    #[cfg(test)]
+    pub(crate) fn code(&self) -> u8 {
+        self.code
+    }
+
     /// Marks the failure as one about a model that is not there.
     pub(crate) fn unknown_model(self, is_unknown_model: bool) -> Self {
         Self { is_unknown_model, ..self }

@@ -81,3 +81,23 @@ fn token_file() -> Option<String> {
     // Most people have none, and need none.
     std::fs::read_to_string(dir.join("token")).ok()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rate::Rate;
+
+    #[test]
+    fn flags_come_before_defaults() {
+        let mut args = LibraryArgs { models_dir: None, no_caches: true, limit: None };
+        let defaults = config(&args, Path::new("/data"));
+        assert_eq!(defaults.store.dir, Path::new("/data/models"));
+        assert_eq!(defaults.cards.as_deref(), Some(Path::new("/data/cards")));
+        assert_eq!((defaults.store.hf_cache, defaults.store.ollama), (None, None));
+        assert_eq!(defaults.bytes_per_s, None);
+        (args.models_dir, args.limit) = (Some("/mnt/models".into()), Some(Rate(7)));
+        let named = config(&args, Path::new("/data"));
+        assert_eq!(named.store.dir, Path::new("/mnt/models"));
+        assert_eq!(named.bytes_per_s, Some(7));
+    }
+}

@@ -147,7 +147,7 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
             }
             Some(download) if download.state != "complete" => {
                 if has_run || Instant::now() >= settled {
-                    return Err(blocking(|| Ok(ended(args, &download)))?);
+                    return Err(ended(&download, blocking(|| Ok(free_bytes(node)))?));
                 }
             }
             // All is there, or nothing is.
@@ -189,11 +189,10 @@ fn downloads(node: SocketAddr) -> Result<Vec<DownloadView>, Failure> {
 }
 
 /// Why a node's download has ended before its time.
-fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
+///
+/// - `free`: bytes that models may still take on the node's disk
+fn ended(download: &DownloadView, free: Option<u64>) -> Failure {
     let name = &download.model;
-    let free = client::ask(args.shelf.node, "GET", "/state", None)
-        .ok()
-        .and_then(|state| state["disk"]["free_bytes"].as_u64());
     let missing = download.n_total.saturating_sub(download.n_bytes);
     if let Some(free) = free.filter(|&free| free < missing) {
         let error = anyhow!(
@@ -209,6 +208,11 @@ fn ended(args: &PullArgs, download: &DownloadView) -> Failure {
         None => Failure::new(anyhow!("the download of {name} was paused"), 1)
             .hint("run it again to go on"),
     }
+}
+
+/// Space on the node's disk, if it tells.
+fn free_bytes(node: SocketAddr) -> Option<u64> {
+    client::ask(node, "GET", "/state", None).ok()?["disk"]["free_bytes"].as_u64()
 }
 
 fn find_download(args: &PullArgs, name: &str) -> Result<Option<DownloadView>, Failure> {
@@ -232,4 +236,34 @@ fn interrupted(what: &'static str) -> Failure {
 
 fn line(name: &str, place: &Path) -> String {
     format!("{name} is in {}\n", place.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(n_bytes: u64, message: Option<&str>, free: Option<u64>, code: u8) {
+        let message = message.map(str::to_owned);
+        let download = DownloadView { n_bytes, n_total: 100, message, ..DownloadView::default() };
+        let failure = ended(&download, free);
+        assert_eq!(failure.code(), code, "{failure:?}");
+    }
+
+    #[test]
+    fn a_download_of_the_node_ends_with_its_code() {
+        check(40, Some("no route"), Some(60), Failure::HUB);
+        check(40, Some("no route"), None, Failure::HUB);
+        check(40, Some("no space"), Some(59), Failure::DISK);
+        check(40, None, Some(59), Failure::DISK);
+        check(100, Some("architecture gemma3"), Some(0), Failure::MODEL);
+        check(40, None, Some(60), 1);
+    }
+
+    #[test]
+    fn only_files_become_absolute() {
+        assert_eq!(absolute("qwen2.5:0.5b"), "qwen2.5:0.5b");
+        assert_eq!(absolute("src"), "src", "a directory is no model");
+        assert!(Path::new(&absolute("Cargo.toml")).is_absolute());
+    }
 }
