@@ -147,7 +147,8 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
             }
             Some(download) if download.state != "complete" => {
                 if has_run || Instant::now() >= settled {
-                    return Err(ended(&download, blocking(|| Ok(free_bytes(node)))?));
+                    let disk = blocking(|| Ok(disk_of(args, &name)))?;
+                    return Err(ended(&download, disk));
                 }
             }
             // All is there, or nothing is.
@@ -190,29 +191,35 @@ fn downloads(node: SocketAddr) -> Result<Vec<DownloadView>, Failure> {
 
 /// Why a node's download has ended before its time.
 ///
-/// - `free`: bytes that models may still take on the node's disk
-fn ended(download: &DownloadView, free: Option<u64>) -> Failure {
+/// - `disk`: bytes of the model that the node lacks, and bytes that its disk may still take, if it tells
+fn ended(download: &DownloadView, disk: Option<(u64, u64)>) -> Failure {
     let name = &download.model;
-    let missing = download.n_total.saturating_sub(download.n_bytes);
-    if let Some(free) = free.filter(|&free| free < missing) {
-        let error = anyhow!(
-            "model {name}: the disk is full: expected {missing} bytes of free space, got {free}"
-        );
+    let said = download.message.as_ref().map(|message| anyhow!("{message}"));
+    if let Some((missing, free)) = disk.filter(|(missing, free)| free < missing) {
+        let what = format!("the disk is full: expected {missing} bytes of free space, got {free}");
+        let error = said.unwrap_or_else(|| anyhow!("model {name}: {what}"));
         return Failure::new(error, Failure::DISK).hint("make space, and run it again to go on");
     }
-    match &download.message {
-        Some(message) if missing > 0 => Failure::new(anyhow!("{message}"), Failure::HUB)
+    match said {
+        Some(error) if download.n_bytes < download.n_total => Failure::new(error, Failure::HUB)
             .hint("run it again to go on: what was fetched is kept"),
         // All that was asked for came: it is not the network's fault.
-        Some(message) => Failure::new(anyhow!("{message}"), Failure::MODEL),
+        Some(error) => Failure::new(error, Failure::MODEL),
         None => Failure::new(anyhow!("the download of {name} was paused"), 1)
             .hint("run it again to go on"),
     }
 }
 
-/// Space on the node's disk, if it tells.
-fn free_bytes(node: SocketAddr) -> Option<u64> {
-    client::ask(node, "GET", "/state", None).ok()?["disk"]["free_bytes"].as_u64()
+/// What a model lacks on a node, and what the node's disk may still take.
+fn disk_of(args: &PullArgs, name: &str) -> Option<(u64, u64)> {
+    let state = client::ask(args.shelf.node, "GET", "/state", None).ok()?;
+    let free = state["disk"]["free_bytes"].as_u64()?;
+    let stored = find_stored(args, name).ok()??;
+    let held = match stored.state {
+        StoredState::Partial { n_bytes_held } => n_bytes_held,
+        _ => stored.n_bytes,
+    };
+    Some((stored.n_bytes.saturating_sub(held), free))
 }
 
 fn find_download(args: &PullArgs, name: &str) -> Result<Option<DownloadView>, Failure> {
@@ -243,21 +250,22 @@ mod tests {
     use super::*;
 
     #[track_caller]
-    fn check(n_bytes: u64, message: Option<&str>, free: Option<u64>, code: u8) {
+    fn check(n_bytes: u64, message: Option<&str>, disk: Option<(u64, u64)>, code: u8) {
         let message = message.map(str::to_owned);
         let download = DownloadView { n_bytes, n_total: 100, message, ..DownloadView::default() };
-        let failure = ended(&download, free);
+        let failure = ended(&download, disk);
         assert_eq!(failure.code(), code, "{failure:?}");
     }
 
     #[test]
     fn a_download_of_the_node_ends_with_its_code() {
-        check(40, Some("no route"), Some(60), Failure::HUB);
+        check(40, Some("no route"), Some((60, 60)), Failure::HUB);
         check(40, Some("no route"), None, Failure::HUB);
-        check(40, Some("no space"), Some(59), Failure::DISK);
-        check(40, None, Some(59), Failure::DISK);
-        check(100, Some("architecture gemma3"), Some(0), Failure::MODEL);
-        check(40, None, Some(60), 1);
+        check(40, Some("no space"), Some((60, 59)), Failure::DISK);
+        check(100, Some("no space for more than the header"), Some((900, 59)), Failure::DISK);
+        check(40, None, Some((60, 59)), Failure::DISK);
+        check(100, Some("architecture gemma3"), Some((900, 1000)), Failure::MODEL);
+        check(40, None, Some((60, 60)), 1);
     }
 
     #[test]
