@@ -162,7 +162,7 @@ pub(crate) fn stage(layers: LayerRange) -> Select {
 /// Whether this program can run a model with these headers, in words if not.
 fn check(gguf: &Arc<Gguf>) -> Result<Arc<Model>, String> {
     let model = Model::new(Arc::clone(gguf)).map_err(|error| crate::error::chain(&error))?;
-    Tokenizer::from_metadata(gguf.metadata()).map_err(|error| crate::error::chain(&error))?;
+    Tokenizer::check_kind(gguf.metadata()).map_err(|error| crate::error::chain(&error))?;
     Ok(model)
 }
 

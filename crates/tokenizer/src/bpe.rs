@@ -19,14 +19,8 @@ pub(crate) struct Bpe {
 
 impl Bpe {
     pub(crate) fn from_metadata(metadata: &Metadata, vocab: &Vocab) -> Result<Self, Error> {
-        const PRE: &str = "tokenizer.ggml.pre";
         const MERGES: &str = "tokenizer.ggml.merges";
-        let pre = metadata.str(PRE)?.ok_or(Error::Missing { key: PRE })?;
-        let pre_tokenizer = PreTokenizer::named(pre).ok_or_else(|| Error::Unsupported {
-            key: PRE,
-            expected: PreTokenizer::SUPPORTED,
-            found: pre.to_owned(),
-        })?;
+        let pre_tokenizer = PreTokenizer::from_metadata(metadata)?;
         let merges = metadata.strings(MERGES)?.ok_or(Error::Missing { key: MERGES })?;
         let mut ranks: HashMap<String, Vec<(usize, u32)>> = HashMap::with_capacity(merges.len());
         for (idx, merge) in merges.iter().enumerate() {

@@ -9,7 +9,10 @@
 //!
 //! with `n = 3` for `llama-bpe` (Llama 3) and `n = 1` for `qwen2`.
 
+use shoal_gguf::Metadata;
 use unicode_general_category::{GeneralCategory, get_general_category};
+
+use crate::Error;
 
 /// A pre-tokenizer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +63,17 @@ impl Class {
 impl PreTokenizer {
     /// Those that are supported, for error messages.
     pub(crate) const SUPPORTED: &'static str = "llama-bpe, llama3, llama-v3, qwen2";
+
+    /// The one that a model's metadata name.
+    pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Self, Error> {
+        const PRE: &str = "tokenizer.ggml.pre";
+        let name = metadata.str(PRE)?.ok_or(Error::Missing { key: PRE })?;
+        Self::named(name).ok_or_else(|| Error::Unsupported {
+            key: PRE,
+            expected: Self::SUPPORTED,
+            found: name.to_owned(),
+        })
+    }
 
     /// The pre-tokenizer of this name.
     pub(crate) fn named(name: &str) -> Option<Self> {

@@ -6,6 +6,7 @@ use shoal_proto::TokenId;
 use crate::{
     Detokenizer, Error,
     bpe::Bpe,
+    pre_tokenizer::PreTokenizer,
     spm::{SPACE, Spm},
     vocab::{Kind, Vocab},
 };
@@ -34,6 +35,28 @@ enum Algorithm {
     Spm(Spm),
 }
 
+/// How a vocabulary's texts are put together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Family {
+    Bpe,
+    Spm,
+}
+
+impl Family {
+    fn of(metadata: &Metadata) -> Result<Self, Error> {
+        const MODEL: &str = "tokenizer.ggml.model";
+        match metadata.str(MODEL)?.ok_or(Error::Missing { key: MODEL })? {
+            "gpt2" => Ok(Self::Bpe),
+            "llama" => Ok(Self::Spm),
+            found => Err(Error::Unsupported {
+                key: MODEL,
+                expected: "gpt2, llama",
+                found: found.to_owned(),
+            }),
+        }
+    }
+}
+
 /// Text to token ids and back.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -60,24 +83,26 @@ const END_TEXTS: [&str; 8] = [
 ];
 
 impl Tokenizer {
+    /// Checks that the kind of a model's tokenizer is known, without building it, which takes tens of megabytes.
+    ///
+    /// # Errors
+    /// If it is not.
+    pub fn check_kind(metadata: &Metadata) -> Result<(), Error> {
+        match Family::of(metadata)? {
+            Family::Bpe => PreTokenizer::from_metadata(metadata).map(drop),
+            Family::Spm => Ok(()),
+        }
+    }
+
     /// Builds the tokenizer of a model.
     ///
     /// # Errors
     /// If the vocabulary is of an unknown kind, incomplete, or contradicts itself.
     pub fn from_metadata(metadata: &Metadata) -> Result<Self, Error> {
-        const MODEL: &str = "tokenizer.ggml.model";
         let vocab = Vocab::from_metadata(metadata)?;
-        let model = metadata.str(MODEL)?.ok_or(Error::Missing { key: MODEL })?;
-        let algorithm = match model {
-            "gpt2" => Algorithm::Bpe(Bpe::from_metadata(metadata, &vocab)?),
-            "llama" => Algorithm::Spm(Spm::from_metadata(metadata, &vocab)?),
-            found => {
-                return Err(Error::Unsupported {
-                    key: MODEL,
-                    expected: "gpt2, llama",
-                    found: found.to_owned(),
-                });
-            }
+        let algorithm = match Family::of(metadata)? {
+            Family::Bpe => Algorithm::Bpe(Bpe::from_metadata(metadata, &vocab)?),
+            Family::Spm => Algorithm::Spm(Spm::from_metadata(metadata, &vocab)?),
         };
         let is_spm = matches!(algorithm, Algorithm::Spm(_));
         let is_llama3 = matches!(

@@ -3,4 +3,5 @@
 mod oracles;
 mod refusals;
 mod sequences;
+mod shares;
 mod support;
