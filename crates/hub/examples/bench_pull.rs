@@ -14,7 +14,7 @@ async fn main() -> Result<(), Box<dyn Error>> {
         return Err("expected ENDPOINT OWNER/REPO DIRECTORY".into());
     };
     let library = Library::open(LibraryConfig {
-        store: StoreConfig { dir: dir.into(), hf_cache: None, ollama: None },
+        store: StoreConfig::new(dir),
         hub: HubConfig { endpoint: endpoint.clone(), ..HubConfig::default() },
         timing: DownloadTiming::default(),
         bytes_per_s: None,

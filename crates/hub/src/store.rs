@@ -57,6 +57,13 @@ use space::Measure;
 /// Directory of what is known about files that the store did not write.
 const INDEX: &str = ".index";
 
+impl StoreConfig {
+    /// A store that looks at no other program's models.
+    pub fn new(dir: impl Into<PathBuf>) -> Self {
+        Self { dir: dir.into(), hf_cache: None, ollama: None }
+    }
+}
+
 /// The models on this device. Cheap to clone; every method may take as long as the disk does.
 #[derive(Debug, Clone)]
 pub struct Store {

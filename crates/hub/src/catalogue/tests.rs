@@ -1,3 +1,5 @@
+//! The built-in cards, and what is said of bad ones.
+
 use super::*;
 
 #[test]

@@ -76,7 +76,7 @@ impl Setup {
 
     pub(crate) fn config(&self, dir: &TempDir) -> LibraryConfig {
         LibraryConfig {
-            store: StoreConfig { dir: dir.path().to_owned(), hf_cache: None, ollama: None },
+            store: StoreConfig::new(dir.path()),
             hub: HubConfig { endpoint: self.hub.endpoint(), token: None, timing: quick_hub() },
             timing: quick(),
             bytes_per_s: None,

@@ -57,7 +57,7 @@ impl Setup {
     pub(crate) async fn start(&self, name: &str, join: Option<String>) -> Member {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let library = LibraryConfig {
-            store: StoreConfig { dir: dir.path().join("models"), hf_cache: None, ollama: None },
+            store: StoreConfig::new(dir.path().join("models")),
             hub: HubConfig { endpoint: self.hub.endpoint(), ..HubConfig::default() },
             timing: DownloadTiming::default(),
             bytes_per_s: None,

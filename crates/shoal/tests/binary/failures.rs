@@ -37,7 +37,7 @@ fn a_missing_file() {
         3,
         "/nowhere/model.gguf: no such file",
     );
-    check(&output(&["run", "gpt-4", "hello"]), 3, "expected `demo` or the path of a .gguf file");
+    check(&output(&["run", "gpt-4", "hello"]), 3, "model \"gpt-4\" is not known");
 }
 
 #[test]

@@ -130,7 +130,8 @@ fn pulls_lists_verifies_and_removes() {
     assert!(setup.hub.log().is_empty(), "what is here needs no network");
     assert!(setup.succeed(&["list"]).contains(NAME));
     setup.succeed(&["verify", NAME]);
-    let answer = setup.succeed(&["run", NAME, "The fish", "--raw", "--max-tokens", "4", "--seed", "1"]);
+    let answer =
+        setup.succeed(&["run", NAME, "The fish", "--raw", "--max-tokens", "4", "--seed", "1"]);
     assert!(!answer.trim().is_empty());
     setup.succeed(&["rm", NAME]);
     assert!(!setup.model_dir().exists());
@@ -206,7 +207,10 @@ fn a_full_disk_stops_it_and_space_lets_it_go_on() {
     };
     let stdout = String::from_utf8_lossy(&output.stdout);
     let stderr = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(99) || stderr.contains("unshare failed") || stderr.starts_with("unshare:") {
+    if output.status.code() == Some(99)
+        || stderr.contains("unshare failed")
+        || stderr.starts_with("unshare:")
+    {
         println!("SKIPPED: this machine lets nobody mount a disk of their own: {stderr}");
         return;
     }
@@ -239,12 +243,21 @@ fn a_disk_that_is_too_small_is_said_before_anything_is_fetched() {
 #[test]
 fn the_catalogue_is_readable_on_a_phone() {
     let setup = Setup::new();
-    let output = setup.shoal(&["models", "--all"]).env("COLUMNS", "60").output().expect("it starts");
+    let output =
+        setup.shoal(&["models", "--all"]).env("COLUMNS", "60").output().expect("it starts");
     let text = String::from_utf8(output.stdout).expect("UTF-8");
     assert!(output.status.success(), "{text}");
     let widest = text.lines().map(|line| line.chars().count()).max().expect("lines");
     assert!(widest <= 60, "{widest} columns:\n{text}");
-    for short in ["tinyllama:1.1b", "qwen2.5:0.5b", "qwen2.5:1.5b", "qwen2.5:3b", "llama3.2:1b", "llama3.2:3b", "phi3.5"] {
+    for short in [
+        "tinyllama:1.1b",
+        "qwen2.5:0.5b",
+        "qwen2.5:1.5b",
+        "qwen2.5:3b",
+        "llama3.2:1b",
+        "llama3.2:3b",
+        "phi3.5",
+    ] {
         let line = text.lines().find(|line| line.contains(short)).expect(short);
         let verdicts = ["runs", "too large", "cannot run"];
         assert!(verdicts.iter().any(|verdict| line.contains(verdict)), "{line}");
@@ -260,10 +273,13 @@ fn names_that_mean_nothing_are_answered_with_what_could_be_meant() {
     let (code, _, stderr) = setup.run(&["pull", "nobody/nothing"]);
     assert_eq!(code, Some(3), "{stderr}");
     assert!(stderr.contains("nobody/nothing"), "{stderr}");
-    setup.hub.add_repo("some/mlx-4bit", vec![
-        ("model.safetensors", Content::Generated { seed: 1, n_bytes: MB }),
-        ("config.json", Content::text("{}")),
-    ]);
+    setup.hub.add_repo(
+        "some/mlx-4bit",
+        vec![
+            ("model.safetensors", Content::Generated { seed: 1, n_bytes: MB }),
+            ("config.json", Content::text("{}")),
+        ],
+    );
     let (code, _, stderr) = setup.run(&["pull", "some/mlx-4bit"]);
     assert_eq!(code, Some(3), "{stderr}");
     assert!(stderr.contains("gguf"), "{stderr}");
@@ -275,7 +291,10 @@ fn a_gated_repository_is_explained() {
     setup.hub.set_gated(REPO, shoal_fake_hub::Gate::Granted);
     let (code, _, stderr) = setup.run(&["pull", REPO]);
     assert_ne!(code, Some(0));
-    assert!(stderr.contains(&format!("{}/{REPO}", setup.hub.endpoint())), "the page to visit: {stderr}");
+    assert!(
+        stderr.contains(&format!("{}/{REPO}", setup.hub.endpoint())),
+        "the page to visit: {stderr}"
+    );
     assert!(stderr.contains("HF_TOKEN"), "{stderr}");
     let output = setup.shoal(&["pull", REPO]).env("HF_TOKEN", FakeHub::TOKEN).output();
     assert!(output.expect("it starts").status.success());
@@ -310,9 +329,7 @@ fn a_node_pulls_and_tells_how_it_goes() {
     setup.hub.behave_well();
     let (status, _) = node.post("/download/resume", &serde_json::json!({"model": NAME}));
     assert_eq!(status, 200);
-    node.wait_at("/downloads", "the download", |list| {
-        list["downloads"][0]["state"] == "complete"
-    });
+    node.wait_at("/downloads", "the download", |list| list["downloads"][0]["state"] == "complete");
     let output = crate::process::output(&["rm", NAME, "--node", node.address()]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (_, models) = node.get("/models?status=downloaded");

@@ -28,6 +28,7 @@ pub(crate) fn shoal(args: &[&str]) -> Command {
     // Nothing of this machine's user is looked at, and nothing leaves it.
     command.env("HF_HOME", "/nonexistent").env("OLLAMA_MODELS", "/nonexistent");
     command.env("HF_ENDPOINT", "http://127.0.0.1:1");
+    command.env("SHOAL_DATA_DIR", env!("CARGO_TARGET_TMPDIR"));
     command
 }
 
@@ -153,12 +154,7 @@ impl NodeProcess {
 
     /// Asks a route of the node until `holds` is true of its answer.
     #[track_caller]
-    pub(crate) fn wait_at(
-        &self,
-        path: &str,
-        what: &str,
-        holds: impl Fn(&Value) -> bool,
-    ) -> Value {
+    pub(crate) fn wait_at(&self, path: &str, what: &str, holds: impl Fn(&Value) -> bool) -> Value {
         let started = std::time::Instant::now();
         loop {
             let (_, state) = self.get(path);

@@ -1,3 +1,5 @@
+//! Which files of real and contrived repositories are taken.
+
 use proptest::prelude::*;
 
 use super::*;
