@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use crate::reader::{Reader, malformed};
-use crate::{Error, Metadata, TensorType, Value};
+use crate::{Error, Metadata, TensorType, Value, metadata};
 
 /// No directory may end after this byte. The largest real ones, with vocabularies of 256 k tokens and a
 /// whole `tokenizer.json`, are under 40 MiB; the limit bounds what a hostile file makes a phone allocate.
@@ -59,6 +59,20 @@ pub struct TensorInfo {
 }
 
 impl Directory {
+    /// Finds out whether the beginning of a file reaches to the end of its directory, without keeping any of it: what
+    /// [`parse`](Self::parse) would say of the length, at a fraction of the memory. Values are not checked.
+    ///
+    /// # Errors
+    /// [`Error::NeedMore`] if it does not; any other error is final, and `parse` returns it, or an earlier one, too.
+    pub fn check_length(bytes: &[u8], file_len: u64) -> Result<(), Error> {
+        let mut reader = Reader::new(bytes, file_len);
+        version(&mut reader)?;
+        let n_tensors = reader.u64(format_args!("tensor count"))?;
+        let n_entries = reader.u64(format_args!("metadata count"))?;
+        metadata::skip(&mut reader, n_entries)?;
+        tensors(&mut reader, n_tensors).map(drop)
+    }
+
     /// Parses the beginning of a file.
     ///
     /// - `bytes`: the file from its first byte; it need not reach to the end

@@ -334,6 +334,48 @@ fn array(reader: &mut Reader<'_>, key: &str, depth: u32) -> Result<Array, Error>
     })
 }
 
+/// Passes over `count` entries without keeping them.
+pub(crate) fn skip(reader: &mut Reader<'_>, count: u64) -> Result<(), Error> {
+    for i in 0..count {
+        let key = reader.string(MAX_KEY_BYTES, format_args!("metadata key {i}"))?;
+        let ty = value_type(reader, key)?;
+        skip_values(reader, key, ty, 1, 0)?;
+    }
+    Ok(())
+}
+
+/// - `depth`: how many arrays these values are in
+fn skip_values(
+    reader: &mut Reader<'_>,
+    key: &str,
+    ty: ValueType,
+    count: u64,
+    depth: u32,
+) -> Result<(), Error> {
+    let field = format_args!("metadata {key}");
+    match ty {
+        ValueType::String => {
+            for _ in 0..count {
+                reader.string(u64::MAX, field)?;
+            }
+        }
+        ValueType::Array => {
+            for _ in 0..count {
+                let ty_offset = reader.offset();
+                let ty = value_type(reader, key)?;
+                if depth == MAX_ARRAY_DEPTH {
+                    let expected = format!("arrays nested at most {MAX_ARRAY_DEPTH} deep");
+                    return Err(malformed(field, ty_offset, expected, "one more level"));
+                }
+                let len = reader.u64(format_args!("length of metadata {key}"))?;
+                skip_values(reader, key, ty, len, depth + 1)?;
+            }
+        }
+        fixed => drop(reader.take(count.saturating_mul(fixed.min_bytes()), field)?),
+    }
+    Ok(())
+}
+
 fn bool(reader: &mut Reader<'_>, key: &str) -> Result<bool, Error> {
     let offset = reader.offset();
     match reader.array(format_args!("metadata {key}"))? {

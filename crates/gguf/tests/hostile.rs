@@ -72,6 +72,14 @@ fn asks_for_more_until_it_has_the_directory_and_not_a_byte_longer() {
             }
             Err(other) => panic!("prefix of {n}: {other}"),
         }
+        let is_long_enough = n as u64 >= whole.end;
+        match Directory::check_length(&bytes[..n], file_len) {
+            Ok(()) => assert!(is_long_enough, "{n}"),
+            Err(Error::NeedMore { at_least }) => {
+                assert!(!is_long_enough && at_least > n as u64, "{n}: {at_least}");
+            }
+            Err(other) => panic!("prefix of {n}: {other}"),
+        }
     }
 }
 
@@ -103,8 +111,10 @@ proptest! {
             bytes[at] = byte;
         }
         let file_len = file_len.unwrap_or(bytes.len() as u64);
+        let length = Directory::check_length(&bytes, file_len);
         if let Ok(directory) = Directory::parse(&bytes, file_len) {
             assert_sound(&directory, file_len);
+            assert!(length.is_ok(), "what can be parsed has all its length");
         }
     }
 

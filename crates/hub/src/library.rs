@@ -151,6 +151,19 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) 
     tokio::task::spawn_blocking(work).await.expect("work on the disk does not panic")
 }
 
+/// Runs something that takes much memory for a short time on a thread of its own. The allocators of several systems keep what
+/// a thread has freed for that thread; what one that has ended had is used again by the next.
+async fn apart<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    let (sender, result) = tokio::sync::oneshot::channel();
+    let run = move || {
+        // Nobody waits any more for a download that was stopped.
+        let _ = sender.send(work());
+    };
+    let thread = std::thread::Builder::new().name("header".to_owned()).spawn(run);
+    thread.expect("a thread can be started");
+    result.await.expect("looking at a header does not panic")
+}
+
 /// An error and what caused it, as one line.
 fn text(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();

@@ -3,6 +3,8 @@
 use std::{
     collections::VecDeque,
     fmt,
+    fs::File,
+    io::Read as _,
     ops::Range,
     path::Path,
     sync::{
@@ -25,7 +27,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::info;
 
 use super::{Inner, Library, LibraryError, data_path, lock, text};
-use crate::download::{BadPeer, DownloadError, Fetch, OpenFile, Received};
+use crate::{
+    PartialError,
+    download::{BadPeer, DownloadError, Fetch, OpenFile, Received},
+};
 
 /// First bytes of a file that are fetched to see its header; doubled until it is all there. Most headers are 2 to 10 MB,
 /// nearly all of it vocabulary.
@@ -269,7 +274,7 @@ impl Library {
     ) -> Result<Selection, LibraryError> {
         let dir = self.inner.store.dir_of(&download.model.name);
         let (model, select) = (download.model.clone(), Arc::clone(select));
-        super::blocking(move || {
+        super::apart(move || {
             let files = model.files.iter();
             let paths: Vec<_> = files.map(|file| data_path(&dir.join(&file.name))).collect();
             let gguf = Gguf::open_files(&paths)
@@ -463,8 +468,8 @@ impl Download {
             }
             let (path, file_len) = (open.partial.data_path().to_owned(), file.id.n_bytes);
             let there = n_bytes.min(file_len);
-            match super::blocking(move || parse_header(&path, there, file_len)).await? {
-                Ok(_) => return Ok(()),
+            match super::apart(move || check_header(&path, there, file_len)).await? {
+                Ok(()) => return Ok(()),
                 Err(shoal_gguf::Error::NeedMore { .. })
                     if n_bytes < file_len.min(MAX_DIRECTORY_BYTES) =>
                 {
@@ -588,19 +593,19 @@ impl Download {
     }
 }
 
-fn parse_header(
+/// Whether the header and directory of a file are all there, and make sense. Parsed only once it is complete: the vocabulary of
+/// a model takes tens of megabytes.
+fn check_header(
     path: &Path,
     there: u64,
     file_len: u64,
-) -> Result<Result<Directory, shoal_gguf::Error>, LibraryError> {
-    use std::io::Read as _;
-
+) -> Result<Result<(), shoal_gguf::Error>, LibraryError> {
     let read = || {
         let mut bytes = Vec::new();
-        std::fs::File::open(path)?.take(there).read_to_end(&mut bytes)?;
+        File::open(path)?.take(there).read_to_end(&mut bytes)?;
         Ok(bytes)
     };
-    let bytes =
-        read().map_err(|source| crate::PartialError::Io { path: path.to_owned(), source })?;
-    Ok(Directory::parse(&bytes, file_len))
+    let bytes = read().map_err(|source| PartialError::Io { path: path.to_owned(), source })?;
+    Ok(Directory::check_length(&bytes, file_len)
+        .and_then(|()| Directory::parse(&bytes, file_len).map(drop)))
 }
