@@ -173,7 +173,8 @@ impl Library {
             let hashes = store.hashes(&local);
             let hashes = hashes.inspect_err(|error| tracing::warn!(%error, "file is not shared"));
             let file = File::open(&local.path).ok()?;
-            let hashes = hashes.ok()?.hashes;
+            // A file of another program may not be what its name says.
+            let hashes = hashes.ok().filter(|hashes| hashes.id == id)?.hashes;
             Some(Arc::new(WholeFile { id, file, path: local.path, hashes }))
         });
         let whole = opened.await?;

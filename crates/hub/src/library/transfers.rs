@@ -9,7 +9,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicBool, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -101,6 +101,8 @@ pub(super) struct Download {
     n_deciding: AtomicUsize,
     /// One of them has.
     decided: Notify,
+    /// Whether something of it was here before, or somebody has found it of use.
+    is_kept: AtomicBool,
     cancel: CancellationToken,
 }
 
@@ -153,13 +155,8 @@ impl Library {
     /// If the model cannot be had or used, the disk is too small, or the download is stopped.
     pub async fn obtain(&self, model: &ModelFiles, select: Select) -> Result<(), LibraryError> {
         let inner = &self.inner;
-        if let Some(stored) = inner.whole(&model.name).await {
-            let library = self.clone();
-            let checked = super::blocking(move || {
-                let gguf = Arc::new(library.open_model(&stored)?);
-                select(&gguf).map_err(|message| unusable(&stored.name, message))
-            });
-            return checked.await.map(drop);
+        if inner.whole(&model.name).await.is_some() {
+            return Ok(());
         }
         loop {
             let download = self.download_of(model);
@@ -170,8 +167,8 @@ impl Library {
                 Ok(selection) => selection,
                 Err(error) => {
                     let error = download.fail(error).await;
-                    // A model that is of no use is not left lying about, unless more of it than its header is there.
-                    if download.has_little() {
+                    // The headers of a model that is of no use are not left lying about.
+                    if download.has_only_headers() {
                         download.let_go();
                         inner.close(model);
                         let _ = inner.remove_files(&model.name).await;
@@ -185,6 +182,7 @@ impl Library {
             if let Err(error) = super::blocking(move || store.check_space(missing)).await {
                 return Err(download.fail(error.into()).await);
             }
+            download.is_kept.store(true, Ordering::Relaxed);
             wanted.iter().for_each(|(file, chunks)| file.want(chunks));
             drop(deciding);
             return download.wait_for(&wanted, selection == Selection::Whole, inner).await;
@@ -257,6 +255,7 @@ impl Library {
             samples: Mutex::default(),
             n_deciding: AtomicUsize::new(0),
             decided: Notify::new(),
+            is_kept: AtomicBool::new(false),
             cancel: self.inner.cancel.child_token(),
         });
         downloads.insert(model.name.clone(), Arc::clone(&download));
@@ -340,11 +339,10 @@ impl Download {
         LibraryError::Shared(error)
     }
 
-    /// Whether no more than a header's worth is there.
-    fn has_little(&self) -> bool {
+    /// Whether nothing is there but what this download fetched to look at it.
+    fn has_only_headers(&self) -> bool {
         let files = lock(&self.files);
-        let n_bytes: u64 = files.iter().map(|file| file.progress().0).sum();
-        n_bytes <= MAX_DIRECTORY_BYTES.min(self.model.n_bytes() / 2)
+        files.len() == self.model.files.len() && !self.is_kept.load(Ordering::Relaxed)
     }
 
     /// Drops the files, so that they can be removed.
@@ -429,6 +427,9 @@ impl Download {
             }
             let (opener, there, known) = (Arc::clone(inner), dir.clone(), file.clone());
             let open = super::blocking(move || opener.open_partial(&there, &known)).await?;
+            if !open.partial.held().is_empty() {
+                self.is_kept.store(true, Ordering::Relaxed);
+            }
             lock(&self.files).push(Arc::clone(&open));
             self.fetch_header(&open, file, inner).await?;
         }

@@ -40,6 +40,21 @@ async fn a_later_share_costs_only_what_is_missing() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_share_outlives_somebody_who_cannot_use_it() {
+    let setup = Setup::new(160);
+    let shelf = setup.library();
+    setup.obtain(&shelf.library, tensor("blk.2.w")).await.expect("the hub has it");
+    let refuse: shoal_hub::Select = std::sync::Arc::new(|_| Err("not for me".to_owned()));
+    setup.obtain(&shelf.library, refuse.clone()).await.expect_err("refused");
+    drop(shelf.library);
+    let library = setup.library_in(&shelf.dir);
+    setup.obtain(&library, refuse).await.expect_err("refused again");
+    let before = setup.hub.served_bytes();
+    setup.obtain(&library, tensor("blk.2.w")).await.expect("it is still there");
+    assert_eq!(setup.hub.served_bytes(), before);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn shares_that_add_up_make_a_whole_file() {
     let setup = Setup::new(160);
     let shelf = setup.library();
