@@ -559,6 +559,10 @@ impl Download {
             received.from_peers += file.received().from_peers;
             bad_peers.extend(file.bad_peers());
         }
+        // As long as nobody knows what will be wanted it may be everything.
+        if matches!(*self.state.borrow(), Phase::Headers) {
+            n_total = self.model.n_bytes();
+        }
         let state = match &*self.state.borrow() {
             Phase::Headers | Phase::Running => DownloadState::Running,
             Phase::Stopped(_) => DownloadState::Paused,
