@@ -21,7 +21,7 @@ use crate::{
 /// Requests of one peer that may be under way at once; the transport makes it wait with more.
 const MAX_REQUESTS: u32 = 64;
 /// Transfers that one peer may have under way at once.
-const MAX_TRANSFERS: u32 = 16;
+pub(crate) const MAX_TRANSFERS: u32 = 16;
 /// Bytes that a member may have under way on one connection: a window of 16 MiB fills 1 Gbit/s at 130 ms.
 const RECEIVE_WINDOW: u32 = 16 * 1024 * 1024;
 /// Codes that this side closes connections and streams with.

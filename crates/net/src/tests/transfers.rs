@@ -7,7 +7,7 @@ use shoal_proto::{
 };
 
 use super::*;
-use crate::{TransferReader, TransferWriter};
+use crate::{TransferReader, TransferWriter, connection::MAX_TRANSFERS};
 
 fn chunks(first: u32) -> TransferRequest {
     TransferRequest {
@@ -63,6 +63,46 @@ async fn both_sides_take_several_windows_at_once() {
     })
     .await;
     assert!(x == bytes && y == bytes, "other bytes arrived: {} and {}", x.len(), y.len());
+}
+
+#[tokio::test]
+async fn more_transfers_than_fit_wait_for_their_turn() {
+    let (a, b) = (member().await, member().await);
+    let (dialled, accepted) = pair(&a, &b, Plane::Transfer).await;
+    let mut open_ones = Vec::new();
+    // The stream of the handshake holds one of the places.
+    for _ in 1..MAX_TRANSFERS {
+        open_ones.push(open(&dialled, &accepted).await);
+    }
+    // The other direction has room of its own, and what is sent there arrives after a request that was sent before.
+    let (mut later, mut sender) = open(&accepted, &dialled).await;
+    let request = chunks(9);
+    let one_more = dialled.transfer(&request, PATIENCE);
+    tokio::pin!(one_more);
+    // Nothing reaches the other side as long as all streams are taken.
+    tokio::select! {
+        biased;
+        result = &mut one_more => panic!("one too many: {result:?}"),
+        transfer = accepted.next_transfer() => panic!("one too many: {transfer:?}"),
+        () = async {
+            for _ in 0..3 {
+                sender.write(Bytes::from_static(b"later")).await.unwrap();
+                later.read().await.unwrap();
+            }
+        } => {}
+    }
+    // The transport tells of new places when an eighth of them is free.
+    for (mut reader, writer) in open_ones {
+        soon(writer.finish()).await.unwrap();
+        assert_eq!(soon(reader.read()).await.unwrap(), None);
+    }
+    let accept = async {
+        let (request, writer) = accepted.next_transfer().await.unwrap();
+        assert_eq!(request, chunks(9));
+        writer.accept().await.unwrap().finish().await.unwrap();
+    };
+    let (result, ()) = soon(async { tokio::join!(one_more, accept) }).await;
+    assert_eq!(soon(result.unwrap().read()).await.unwrap(), None);
 }
 
 #[tokio::test]
