@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use shoal_proto::{
-    Epoch, InstanceId, NodeId,
+    InstanceId, NodeId,
     control::{InstanceRecord, NodeRecord},
 };
 
@@ -37,13 +37,6 @@ pub enum Event {
     },
     /// An instance was placed or changed.
     Instance(InstanceRecord),
-    /// An instance was dropped, up to this epoch.
-    InstanceDropped {
-        /// The instance.
-        instance: InstanceId,
-        /// Newer placements of it stay.
-        epoch: Epoch,
-    },
 }
 
 /// Something to do.
@@ -109,13 +102,6 @@ impl State {
                 true
             }),
             Event::Instance(record) => self.apply_instance(record),
-            Event::InstanceDropped { instance, epoch } => match self.instances.get(&instance) {
-                Some(known) if known.epoch <= epoch => {
-                    self.instances.remove(&instance);
-                    true
-                }
-                _ => false,
-            },
         }
     }
 
@@ -196,17 +182,14 @@ impl State {
         true
     }
 
-    /// The highest epoch wins; of two placements with one epoch, that whose first stage has the lower id, so that every node
-    /// settles on the same one whatever the order of arrival.
+    /// The highest epoch wins, and within it the later phase, so that every node settles on the same record whatever the order
+    /// of arrival.
     fn apply_instance(&mut self, record: InstanceRecord) -> bool {
         if !record.placement.covers(record.model.n_layer) {
             return false;
         }
-        let rank = |record: &InstanceRecord| {
-            (record.epoch, std::cmp::Reverse(record.placement.stages[0].node))
-        };
         match self.instances.get(&record.id) {
-            Some(known) if rank(known) >= rank(&record) => false,
+            Some(known) if (known.epoch, &known.phase) >= (record.epoch, &record.phase) => false,
             None if self.instances.len() >= INSTANCES_MAX => false,
             _ => {
                 self.instances.insert(record.id, record);

@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, net::SocketAddr, time::Duration};
 use shoal_cluster::{Action, Event, Liveness, State, Time, Timing};
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, ModelRef, NodeRecord, Placement, Stage},
+    control::{InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Stage},
 };
 
 /// Step of virtual time: that of a node's control plane.
@@ -84,11 +84,14 @@ fn record(i: u8, version: u64) -> NodeRecord {
     NodeRecord {
         id: NodeId([i; 32]),
         version,
+        run: version,
         name: format!("node-{i}"),
         addrs: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(i)))],
         software: String::new(),
         isa: String::new(),
         memory_bytes: 1 << 30,
+        profile: None,
+        models: Vec::new(),
         stages: Vec::new(),
     }
 }
@@ -401,7 +404,8 @@ fn nodes_agree_on_instances_that_were_placed_on_both_sides_of_a_cut() {
                     let now = cluster.now;
                     let record = InstanceRecord {
                         id: InstanceId(1),
-                        epoch: Epoch(i as u64 % 3),
+                        epoch: Epoch::default().next(NodeId([u8::try_from(i).expect("few"); 32])),
+                        phase: Phase::Ready,
                         model: ModelRef {
                             name: "demo".into(),
                             files: None,

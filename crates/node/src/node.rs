@@ -16,7 +16,7 @@ use shoal_net::{
 };
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, ModelRef, NodeRecord, Request, Response, StageRecord},
+    control::{InstanceRecord, ModelRef, NodeRecord, Phase, Request, Response, StageRecord},
     model::ModelFiles,
 };
 use tokio::sync::mpsc;
@@ -178,11 +178,14 @@ impl Node {
         let record = NodeRecord {
             id,
             version: u64::try_from(now.as_millis()).unwrap_or_default(),
+            run: crate::random_u64()?,
             name: config.name.clone(),
             addrs: endpoint.as_ref().map(Endpoint::addrs).unwrap_or_default(),
             software: env!("CARGO_PKG_VERSION").to_owned(),
             isa,
             memory_bytes: crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT),
+            profile: None,
+            models: Vec::new(),
             stages: Vec::new(),
         };
         let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
@@ -342,7 +345,8 @@ impl Node {
         let weigh = |layers: LayerRange| opened.stage_bytes(layers, n_ctx);
         let placement = shoal_cluster::place(reference.n_layer, weigh, &candidates, n_nodes)?;
         let id = InstanceId(crate::random_u64()?);
-        let record = InstanceRecord { id, epoch: Epoch(1), model: reference, placement, n_ctx };
+        let (epoch, phase) = (Epoch::first(self.inner.id), Phase::Ready);
+        let record = InstanceRecord { id, epoch, phase, model: reference, placement, n_ctx };
         self.obtain_everywhere(&record).await?;
         if let Err(error) = self.load_everywhere(&record).await {
             self.unload_everywhere(&record).await;
@@ -403,6 +407,7 @@ impl Node {
         let placed = self.inner.stages_here();
         let mut instances: Vec<InstanceRecord> =
             self.inner.peers.read(|state, _| state.instances().cloned().collect());
+        instances.retain(|record| record.phase == Phase::Ready);
         instances.sort_by_key(|record| {
             let n_stages = record.placement.stages.len();
             (std::cmp::Reverse(n_stages), !placed.contains_key(&record.id), record.id)
@@ -474,8 +479,9 @@ impl Node {
     }
 
     async fn unload_everywhere(&self, record: &InstanceRecord) {
-        self.inner.unload(record.id, record.epoch);
-        let request = Request::Unload { instance: record.id, epoch: record.epoch };
+        let dropped = InstanceRecord { phase: Phase::Dropped, ..record.clone() };
+        self.inner.take_in(dropped.clone());
+        let request = Request::Publish { instance: dropped, peers: Vec::new() };
         self.inner.peers.tell_all(&request).await;
     }
 }
@@ -556,13 +562,17 @@ impl Inner {
         })
     }
 
-    /// Ends this node's stage of an instance and forgets the instance.
-    fn unload(&self, instance: InstanceId, epoch: Epoch) {
-        self.peers.apply(ClusterEvent::InstanceDropped { instance, epoch });
-        self.sequences.forget(instance);
-        if self.router.remove_runner(instance, epoch) {
-            self.stages_here().remove(&instance);
-            self.publish_stages();
+    /// Takes in an instance as somebody says it is now, and ends the stage that it outdates.
+    fn take_in(&self, instance: InstanceRecord) {
+        let (id, epoch, is_dropped) =
+            (instance.id, instance.epoch, instance.phase == Phase::Dropped);
+        self.peers.apply(ClusterEvent::Instance(instance));
+        if is_dropped {
+            self.sequences.forget(id);
+            if self.router.remove_runner(id, epoch) {
+                self.stages_here().remove(&id);
+                self.publish_stages();
+            }
         }
     }
 
@@ -592,18 +602,20 @@ impl Handler for Inner {
             }
             Request::Publish { instance, peers } => {
                 self.peers.meet(peers);
-                self.peers.apply(ClusterEvent::Instance(instance));
-                Response::Ok
-            }
-            Request::Unload { instance, epoch } => {
-                self.unload(instance, epoch);
+                self.take_in(instance);
                 Response::Ok
             }
             Request::Obtain { model, layers } => self.answer_obtain(model, layers),
             Request::FindModel { .. } | Request::Holding { .. } | Request::Hashes { .. } => {
                 self.answer_about_files(peer, request).await
             }
-            Request::Hello { .. } | Request::Heartbeat { .. } => {
+            Request::Hello { .. }
+            | Request::Heartbeat { .. }
+            | Request::Roll(_)
+            | Request::Leave
+            | Request::Echo { .. }
+            | Request::Progress { .. }
+            | Request::StageLost { .. } => {
                 Response::Refused { message: "answered by the control plane itself".into() }
             }
         }

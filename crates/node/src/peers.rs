@@ -18,8 +18,8 @@ use std::{
 use shoal_cluster::{Action, Event, Liveness, State, Timing};
 use shoal_net::{CloseReason, Connection, Endpoint, Plane};
 use shoal_proto::{
-    NodeId,
-    control::{NodeRecord, Request, Response, StageRecord},
+    Epoch, NodeId,
+    control::{InstanceRecord, NodeRecord, Request, Response, StageRecord, Vitals},
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -220,7 +220,7 @@ impl Peers {
 
     /// Introduces this node on a connection and takes in what the other side knows.
     async fn hello(&self, connection: &Connection) -> Result<(), shoal_net::Error> {
-        let request = Request::Hello { record: self.record(), peers: self.known_records() };
+        let request = self.own_hello();
         let response = connection.request(&request, ANSWER_TIMEOUT).await?;
         if let Response::Hello { record, peers, instances } = response {
             self.meet(peers.into_iter().chain([record]));
@@ -233,6 +233,18 @@ impl Peers {
 
     fn known_records(&self) -> Vec<NodeRecord> {
         self.read(|state, _| state.members().map(|member| member.record.clone()).collect())
+    }
+
+    fn known_instances(&self) -> Vec<InstanceRecord> {
+        self.read(|state, _| state.instances().cloned().collect())
+    }
+
+    fn own_hello(&self) -> Request {
+        Request::Hello {
+            record: self.record(),
+            peers: self.known_records(),
+            instances: self.known_instances(),
+        }
     }
 
     /// Takes in records, and remembers their nodes. Returns whether any was new.
@@ -305,8 +317,7 @@ impl Peers {
     fn pass_on(self: &Arc<Self>) {
         let peers = Arc::clone(self);
         self.spawn(async move {
-            let hello = Request::Hello { record: peers.record(), peers: peers.known_records() };
-            peers.tell_all(&hello).await;
+            peers.tell_all(&peers.own_hello()).await;
         });
     }
 
@@ -321,17 +332,20 @@ impl Peers {
             Request::Hello { record, .. } if record.id != peer => Response::Refused {
                 message: format!("a record of node {}, from node {peer}", record.id),
             },
-            Request::Hello { record, peers } => {
+            Request::Hello { record, peers, instances } => {
+                instances.into_iter().for_each(|instance| {
+                    self.apply(Event::Instance(instance));
+                });
                 if self.meet(peers.into_iter().chain([record])) {
                     self.pass_on();
                 }
                 Response::Hello {
                     record: self.record(),
                     peers: self.known_records(),
-                    instances: self.read(|state, _| state.instances().cloned().collect()),
+                    instances: self.known_instances(),
                 }
             }
-            Request::Heartbeat { record_version } => {
+            Request::Heartbeat { record_version, .. } => {
                 let known = self.read(|state, _| state.record(peer).map(|record| record.version));
                 if known.is_some_and(|known| known >= record_version) {
                     Response::Ok
@@ -377,7 +391,12 @@ impl Peers {
                 }
             }
             Action::Heartbeat(node) => {
-                let beat = Request::Heartbeat { record_version: self.record().version };
+                let beat = Request::Heartbeat {
+                    record_version: self.record().version,
+                    instances: 0,
+                    epoch: Epoch::default(),
+                    vitals: Vitals::default(),
+                };
                 let answer = self.ask(node, &beat, ANSWER_TIMEOUT).await;
                 if answer.is_ok() {
                     self.apply(Event::Heard(node));

@@ -31,11 +31,14 @@ fn record(id: NodeId, addrs: Vec<SocketAddr>) -> NodeRecord {
     NodeRecord {
         id,
         version: 0,
+        run: 0,
         name: id.short(),
         addrs,
         software: String::new(),
         isa: String::new(),
         memory_bytes: 0,
+        profile: None,
+        models: Vec::new(),
         stages: Vec::new(),
     }
 }

@@ -85,6 +85,8 @@ impl Sequences {
 
 #[cfg(test)]
 mod tests {
+    use shoal_proto::NodeId;
+
     use super::*;
 
     const INSTANCE: InstanceId = InstanceId(1);
@@ -107,7 +109,7 @@ mod tests {
         let sequences = Sequences::new(0);
         let (first, _) = sequences.take(INSTANCE, EPOCH, &[1]);
         sequences.keep(INSTANCE, EPOCH, first, vec![1, 2]);
-        let (other, n_cached) = sequences.take(INSTANCE, EPOCH.next(), &[1, 2, 3]);
+        let (other, n_cached) = sequences.take(INSTANCE, EPOCH.next(NodeId([1; 32])), &[1, 2, 3]);
         assert!(other != first && n_cached == 0);
     }
 

@@ -8,12 +8,12 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ChunkSet, Epoch, InstanceId, LayerRange, NodeId,
+    ChunkSet, Epoch, InstanceId, LayerRange, NodeId, Roll,
     model::{FileId, ModelFiles},
 };
 
 /// Version of every control message. Raise it on any change to a type of this module.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 /// Largest control message in bytes: records of some hundred nodes fit.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
@@ -26,16 +26,67 @@ pub struct NodeRecord {
     pub version: u64,
     /// The name that its owner gave it.
     pub name: String,
+    /// Which life of the node this is: drawn at random when its process starts. One id with two lives at once is a copied
+    /// data directory.
+    pub run: u64,
     /// Where it can be dialled.
     pub addrs: Vec<SocketAddr>,
     /// Version of its software.
     pub software: String,
     /// The instruction set that its kernels use, for people.
     pub isa: String,
-    /// Memory that it would give to models, in bytes.
+    /// Memory that it gives to models altogether, in bytes: what is free, and what its stages hold.
     pub memory_bytes: u64,
+    /// How fast it computes; `None` until it has measured itself.
+    pub profile: Option<Profile>,
+    /// The models on its disk.
+    pub models: Vec<HeldModel>,
     /// The stages that it runs.
     pub stages: Vec<StageRecord>,
+}
+
+/// How fast a node computes, measured on its own kernels and corrected by what its stages take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Profile {
+    /// Bytes of four-bit weights that decoding reads and multiplies per second.
+    pub decode_bytes_per_s: u64,
+    /// Multiply-accumulates per second with many rows at once.
+    pub prefill_macs_per_s: u64,
+    /// Fixed cost of one step at a stage, in microseconds.
+    pub step_us: u32,
+}
+
+/// A model on a node's disk, whole or in part.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeldModel {
+    /// Its name, as in [`ModelRef::name`].
+    pub name: String,
+    /// The layers of which every byte is there.
+    pub layers: Vec<LayerRange>,
+}
+
+/// How a node feels, told with every heartbeat. What the system does not tell is `None`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Vitals {
+    /// Share of its processors that is busy, in percent.
+    pub load_percent: Option<u8>,
+    /// Memory that it could still give to models without the system killing it, in bytes.
+    pub free_bytes: u64,
+    /// The warmest of its processor's sensors, in tenths of a degree Celsius.
+    pub temperature_dc: Option<i16>,
+    /// Its battery.
+    pub battery: Option<Battery>,
+    /// Answers that it drives.
+    pub n_requests: u16,
+}
+
+/// A battery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Battery {
+    /// Its charge, 0 to 100.
+    pub percent: u8,
+    /// Whether it is plugged in.
+    pub is_charging: bool,
 }
 
 /// One shard that a node holds ready.
@@ -89,19 +140,55 @@ impl Placement {
     }
 }
 
-/// A placed model. Whoever owns it raises the epoch on every change of placement.
+/// A placed model. Its coordinator raises the epoch on every change of placement.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceRecord {
     /// Its identity.
     pub id: InstanceId,
     /// The placement's version.
     pub epoch: Epoch,
+    /// How far it has come under this epoch. Within one epoch the later phase is the newer record.
+    pub phase: Phase,
     /// What it runs.
     pub model: ModelRef,
     /// Where it runs.
     pub placement: Placement,
     /// Positions that every sequence may use.
     pub n_ctx: u32,
+}
+
+/// How far an instance has come. Ordered: within an epoch it only moves on.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Phase {
+    /// Chosen, and nothing done yet.
+    Placing,
+    /// A stage is lost: another node takes its layers.
+    Healing,
+    /// Its nodes get the bytes of their layers.
+    Fetching,
+    /// Its nodes load their layers.
+    Loading,
+    /// It answers.
+    Ready,
+    /// It cannot run, and why.
+    Failed(String),
+    /// It was given up on purpose. The record stays for a while, so that no sleeper brings the instance back.
+    Dropped,
+}
+
+impl Phase {
+    /// The word that people and the API see.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Placing => "placing",
+            Self::Healing => "healing",
+            Self::Fetching => "fetching",
+            Self::Loading => "loading",
+            Self::Ready => "ready",
+            Self::Failed(_) => "failed",
+            Self::Dropped => "dropped",
+        }
+    }
 }
 
 /// A question of one node to another; each has exactly one [`Response`].
@@ -113,11 +200,48 @@ pub enum Request {
         record: NodeRecord,
         /// Peers that it knows.
         peers: Vec<NodeRecord>,
+        /// Instances that it knows.
+        instances: Vec<InstanceRecord>,
     },
     /// "I am alive", once a second.
     Heartbeat {
         /// Version of the sender's record; the receiver asks for the record if it knows only an older one.
         record_version: u64,
+        /// Digest of the instances that the sender knows; the receiver asks for them if it knows others.
+        instances: u64,
+        /// The highest epoch among them.
+        epoch: Epoch,
+        /// How the sender feels.
+        vitals: Vitals,
+    },
+    /// "This is who belongs to the cluster, as far as I know." Answered with the same.
+    Roll(Roll),
+    /// "I leave the cluster for good."
+    Leave,
+    /// "Send this back": measures the link.
+    Echo {
+        /// Any bytes, at most [`ECHO_BYTES_MAX`].
+        bytes: Vec<u8>,
+    },
+    /// "This is how far the instance has come", from its coordinator.
+    Progress {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+        /// Bytes that its nodes have.
+        n_bytes: u64,
+        /// Bytes that they need.
+        n_total: u64,
+    },
+    /// "The runner of my stage died", to the instance's coordinator: the node itself is well.
+    StageLost {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+        /// Why, for people.
+        message: String,
     },
     /// "Load your stage of this instance."
     Load {
@@ -126,19 +250,12 @@ pub enum Request {
         /// The nodes of its stages, so that each can reach the next.
         peers: Vec<NodeRecord>,
     },
-    /// "This instance is ready; requests for its model may use it."
+    /// "This is the instance now." Who runs a stage of an older epoch, or of one that was dropped, ends it.
     Publish {
         /// The instance.
         instance: InstanceRecord,
         /// The nodes of its stages, so that a driver can reach the first.
         peers: Vec<NodeRecord>,
-    },
-    /// "Drop your stage of this instance, and forget it."
-    Unload {
-        /// The instance.
-        instance: InstanceId,
-        /// Up to this epoch.
-        epoch: Epoch,
     },
     /// "See that you have what your stage of this model needs." Answered at once: the sender asks again until it is there.
     Obtain {
@@ -169,6 +286,9 @@ pub enum Request {
         count: u32,
     },
 }
+
+/// Most bytes of an [`Request::Echo`].
+pub const ECHO_BYTES_MAX: usize = 256 * 1024;
 
 /// Most hashes of one answer, so that it fits a message.
 pub const HASHES_MAX: u32 = 16 * 1024;
@@ -210,6 +330,13 @@ pub enum Response {
         n_bytes: u64,
         /// Bytes that are needed.
         n_total: u64,
+    },
+    /// To [`Request::Roll`].
+    Roll(Roll),
+    /// To [`Request::Echo`].
+    Echo {
+        /// The bytes that came.
+        bytes: Vec<u8>,
     },
     /// To [`Request::FindModel`].
     Model(Option<ModelFiles>),
@@ -301,9 +428,10 @@ mod tests {
     }
 
     #[test]
-    fn the_bytes_of_an_unload_are_frozen() {
-        let request = Request::Unload { instance: InstanceId(300), epoch: Epoch(2) };
-        assert_eq!(encode(&request), [VERSION, 4, 0xac, 2, 2]);
+    fn the_bytes_of_a_progress_are_frozen() {
+        let (instance, epoch) = (InstanceId(300), Epoch(2));
+        let request = Request::Progress { instance, epoch, n_bytes: 1, n_total: 128 };
+        assert_eq!(encode(&request), [VERSION, 5, 0xac, 2, 2, 1, 0x80, 1]);
     }
 
     #[test]

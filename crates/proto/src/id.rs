@@ -78,6 +78,10 @@ counter! {
 }
 counter! {
     /// Version of an instance's placement. Every data frame carries it; a frame of an older epoch is refused.
+    ///
+    /// The upper 40 bits count the placements, the lower 24 name the node that made this one, so that two halves of a cut
+    /// cluster that both place an instance anew never use one epoch for two placements. Of two with one count, that of the
+    /// lower node id is the higher epoch.
     Epoch
 }
 counter! {
@@ -86,9 +90,24 @@ counter! {
 }
 
 impl Epoch {
-    /// Returns the epoch that follows.
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
+    /// Bits that name the node.
+    const NODE_BITS: u32 = 24;
+
+    /// Returns the first epoch of an instance that `coordinator` places.
+    pub fn first(coordinator: NodeId) -> Self {
+        Self::default().next(coordinator)
+    }
+
+    /// Returns the epoch that follows when `coordinator` places the instance anew.
+    pub fn next(self, coordinator: NodeId) -> Self {
+        let [a, b, c, ..] = coordinator.0;
+        let node = u64::from(u32::from_be_bytes([0, !a, !b, !c]));
+        Self(((self.0 >> Self::NODE_BITS) + 1) << Self::NODE_BITS | node)
+    }
+
+    /// How often the instance was placed.
+    pub fn count(self) -> u64 {
+        self.0 >> Self::NODE_BITS
     }
 }
 
@@ -100,6 +119,18 @@ mod tests {
     fn a_node_id_survives_its_text_form() {
         let id = NodeId(std::array::from_fn(|i| (i * 7) as u8));
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn of_two_placements_with_one_count_the_lower_node_id_is_newer() {
+        let (low, high) = (NodeId([1; 32]), NodeId([2; 32]));
+        let first = Epoch::first(high);
+        assert_eq!(first.count(), 1);
+        assert!(first.next(low) > first.next(high) && first.next(high) > first);
+        assert!(
+            first.next(high).next(high) > first.next(low),
+            "a later placement is newer whoever made it"
+        );
     }
 
     #[test]

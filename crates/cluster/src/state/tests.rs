@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use shoal_proto::{
-    LayerRange,
-    control::{ModelRef, Placement, Stage},
+    Epoch, LayerRange,
+    control::{ModelRef, Phase, Placement, Stage},
 };
 
 use super::*;
@@ -17,11 +17,14 @@ fn record(byte: u8, version: u64) -> NodeRecord {
     NodeRecord {
         id: id(byte),
         version,
+        run: version,
         name: format!("node {byte}"),
         addrs: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(byte)))],
         software: String::new(),
         isa: String::new(),
         memory_bytes: 0,
+        profile: None,
+        models: Vec::new(),
         stages: Vec::new(),
     }
 }
@@ -31,6 +34,7 @@ fn instance(epoch: u64, first_node: u8) -> InstanceRecord {
     InstanceRecord {
         id: InstanceId(1),
         epoch: Epoch(epoch),
+        phase: Phase::Ready,
         model: ModelRef { name: "demo".into(), files: None, fingerprint: [0; 32], n_layer: 4 },
         placement: Placement { stages: vec![Stage { node: id(first_node), layers }] },
         n_ctx: 64,
@@ -123,24 +127,16 @@ fn only_a_newer_record_replaces_a_record() {
 
 #[test]
 fn nodes_agree_on_a_placement_whatever_the_order() {
+    let newest = InstanceRecord { phase: Phase::Ready, ..instance(2, 3) };
+    let loading = InstanceRecord { phase: Phase::Loading, ..newest.clone() };
     for order in [[0, 1, 2], [2, 1, 0], [1, 0, 2], [1, 2, 0]] {
-        let records = [instance(1, 5), instance(2, 7), instance(2, 3)];
+        let records = [instance(1, 5), newest.clone(), loading.clone()];
         let mut state = State::new(id(1), Timing::default());
         for i in order {
             state.apply(Event::Instance(records[i].clone()), ms(0));
         }
-        assert_eq!(state.instance(InstanceId(1)), Some(&instance(2, 3)), "{order:?}");
+        assert_eq!(state.instance(InstanceId(1)), Some(&newest), "{order:?}");
     }
-}
-
-#[test]
-fn dropping_an_old_epoch_leaves_the_new_placement() {
-    let mut state = State::new(id(1), Timing::default());
-    state.apply(Event::Instance(instance(2, 3)), ms(0));
-    let drop = |epoch| Event::InstanceDropped { instance: InstanceId(1), epoch: Epoch(epoch) };
-    assert!(!state.apply(drop(1), ms(0)));
-    assert!(state.apply(drop(2), ms(0)));
-    assert_eq!(state.instances().count(), 0);
 }
 
 #[test]
