@@ -3,7 +3,8 @@
 use std::path::Path;
 
 use shoal_node::{
-    Error, Event, GenerateRequest, Generation, InstanceStatus, ModelEntry, Node, NodeStatus, Offer,
+    Error, Event, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry, Node,
+    NodeStatus, Offer, PlaceRequest,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
@@ -30,12 +31,10 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn instances(&self) -> Vec<InstanceStatus>;
     fn place(
         &self,
-        model: &str,
-        n_nodes: usize,
-        n_ctx: Option<u32>,
+        request: PlaceRequest,
     ) -> impl Future<Output = Result<InstanceStatus, Error>> + Send;
     fn unplace(&self, instance: InstanceId) -> impl Future<Output = Result<(), Error>> + Send;
-    fn invite(&self) -> Result<String, Error>;
+    fn invite(&self, options: InviteOptions) -> Result<String, Error>;
     /// The catalogue: each model once, or each quantisation of it.
     fn offers(&self, every_quant: bool) -> impl Future<Output = Result<Vec<Offer>, Error>> + Send;
     fn stored(&self) -> impl Future<Output = Result<Vec<StoredModel>, Error>> + Send;
@@ -89,22 +88,18 @@ impl Backend for Node {
         Node::instances(self)
     }
 
-    async fn place(
-        &self,
-        model: &str,
-        n_nodes: usize,
-        n_ctx: Option<u32>,
-    ) -> Result<InstanceStatus, Error> {
-        Node::place(self, model, n_nodes, n_ctx).await
+    async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {
+        Node::place(self, request).await
     }
 
     async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
         Node::unplace(self, instance).await
     }
 
-    fn invite(&self) -> Result<String, Error> {
-        Node::invite(self)
+    fn invite(&self, options: InviteOptions) -> Result<String, Error> {
+        Node::invite(self, options)
     }
+
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {
         if every_quant { Node::all_offers(self).await } else { Node::offers(self).await }
     }

@@ -8,7 +8,7 @@ use axum::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use shoal_node::{Error, InstanceStatus, NodeStatus};
+use shoal_node::{Error, InstanceStatus, InviteOptions, NodeStatus, PlaceRequest};
 use shoal_proto::{InstanceId, control::StageRecord};
 
 use crate::{
@@ -103,7 +103,7 @@ impl From<&StageRecord> for StageView {
     fn from(stage: &StageRecord) -> Self {
         Self {
             instance: stage.instance.to_string(),
-            epoch: stage.epoch.0,
+            epoch: stage.epoch.count(),
             layers: [stage.layers.start(), stage.layers.end()],
         }
     }
@@ -116,10 +116,10 @@ impl From<InstanceStatus> for InstanceView {
         Self {
             id: record.id.to_string(),
             model: record.model.name,
-            state: instance.state,
+            state: instance.state.to_owned(),
             n_ctx: record.n_ctx,
             n_layer: record.model.n_layer,
-            epoch: record.epoch.0,
+            epoch: record.epoch.count(),
             placement: stages
                 .map(|stage| PlacedStageView {
                     node: stage.node.to_string(),
@@ -172,7 +172,16 @@ pub(crate) async fn place<B: Backend>(
     if body.nodes == 0 {
         return Err(ApiError::invalid("nodes", "expected at least 1, got 0"));
     }
-    let placed = app.backend.place(&body.model, body.nodes, body.context).await?;
+    let placed = app
+        .backend
+        .place(PlaceRequest {
+            model: body.model,
+            min_nodes: Some(body.nodes),
+            max_nodes: Some(body.nodes),
+            n_ctx: body.context,
+            ..PlaceRequest::default()
+        })
+        .await?;
     Ok(Json(placed.into()))
 }
 
@@ -188,6 +197,9 @@ pub(crate) async fn unplace<B: Backend>(
 }
 
 pub(crate) async fn invite<B: Backend>(State(app): State<App<B>>) -> Result<Json<Value>, ApiError> {
-    let ticket = app.backend.invite().map_err(|error: Error| ApiError::from(error))?;
+    let ticket = app
+        .backend
+        .invite(InviteOptions::default())
+        .map_err(|error: Error| ApiError::from(error))?;
     Ok(Json(json!({"ticket": ticket})))
 }

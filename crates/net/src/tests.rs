@@ -10,6 +10,7 @@ use std::{net::SocketAddr, time::Duration};
 use iroh::{EndpointAddr, PublicKey, RelayMode, TransportAddr, endpoint::presets};
 use shoal_proto::{
     Epoch, InstanceId, NodeId, SequenceId,
+    control::{Request, Vitals},
     frame::{Body, Frame, FrameKey, Step},
 };
 use tokio::time;
@@ -65,6 +66,12 @@ async fn stranger(alpns: &[&str]) -> iroh::Endpoint {
         .bind_addr("127.0.0.1:0")
         .unwrap();
     builder.bind().await.unwrap()
+}
+
+/// A small request that differs from others by its number.
+fn heartbeat(record_version: u64) -> Request {
+    let (instances, epoch, vitals) = (0, Epoch::default(), Vitals::default());
+    Request::Heartbeat { record_version, instances, epoch, vitals }
 }
 
 fn id_of(stranger: &iroh::Endpoint) -> NodeId {

@@ -91,6 +91,12 @@ pub enum Error {
         /// The instance asked for.
         id: InstanceId,
     },
+    /// No such node.
+    #[error("node {node}: not known here")]
+    UnknownNode {
+        /// The node asked for.
+        node: NodeId,
+    },
     /// A node that holds layers of the model is gone.
     #[error("layers {layers} are lost with node {}", node.short())]
     StageLost {

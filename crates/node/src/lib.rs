@@ -21,6 +21,7 @@ mod models;
 mod node;
 mod obtain;
 mod peers;
+mod plan;
 mod remembered;
 mod router;
 mod runner;
@@ -35,6 +36,9 @@ pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
 pub use node::{Config, InstanceStatus, ModelEntry, NetworkConfig, Node, NodeStatus};
+pub use plan::{
+    Finding, Help, InviteOptions, LeftOut, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
+};
 pub use shelf::{Fit, Offer};
 pub use shoal_hub as hub;
 pub use shoal_proto as proto;

@@ -16,7 +16,9 @@ use shoal_net::{
 };
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, ModelRef, NodeRecord, Phase, Request, Response, StageRecord},
+    control::{
+        InstanceRecord, ModelRef, NodeRecord, Phase, Request, Response, StageRecord, Vitals,
+    },
     model::ModelFiles,
 };
 use tokio::sync::mpsc;
@@ -32,6 +34,7 @@ use crate::{
     models::{self, Models, Opened},
     obtain::Obtaining,
     peers::{Handler, Peers},
+    plan::{Finding, InviteOptions, PlaceRequest, PlanReport},
     router::Router,
     runner::{RunnerHandle, Spec},
     sequences::Sequences,
@@ -106,15 +109,27 @@ pub struct NodeStatus {
     pub liveness: String,
     /// Round-trip time of the connection, if one stands.
     pub rtt: Option<Duration>,
+    /// How it feels, as its last heartbeat said.
+    pub vitals: Option<Vitals>,
 }
 
 /// An instance as this node sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct InstanceStatus {
     /// The shared record.
     pub record: InstanceRecord,
-    /// `ready`, or what is missing.
-    pub state: String,
+    /// `placing`, `fetching`, `loading`, `ready`, `healing` or `failed`.
+    pub state: &'static str,
+    /// Why it failed, or what it waits for.
+    pub why: Option<String>,
+    /// Bytes that its nodes have, and need, while they fetch.
+    pub progress: Option<(u64, u64)>,
+    /// Answers of it that this node drives.
+    pub n_requests: usize,
+    /// Speed of one conversation as the planner predicted it, in tokens per second.
+    pub predicted_per_s: Option<f64>,
+    /// The same as measured over the latest answers that this node drove.
+    pub measured_per_s: Option<f64>,
 }
 
 /// What a user's text names.
@@ -290,13 +305,17 @@ impl Node {
                 is_self: false,
                 liveness: state.liveness(record.id, now).as_str().to_owned(),
                 rtt: None,
+                vitals: None,
             };
             state.members().map(|member| status(&member.record)).collect()
         });
         nodes.iter_mut().for_each(|node| node.rtt = peers.rtt(node.record.id));
         nodes.sort_by(|a, b| (&a.record.name, a.record.id).cmp(&(&b.record.name, b.record.id)));
         let record = peers.record();
-        nodes.insert(0, NodeStatus { record, is_self: true, liveness: "alive".into(), rtt: None });
+        nodes.insert(
+            0,
+            NodeStatus { record, is_self: true, liveness: "alive".into(), rtt: None, vitals: None },
+        );
         nodes
     }
 
@@ -309,12 +328,9 @@ impl Node {
     ///
     /// # Errors
     /// If the model cannot be opened here or there, does not fit, or there are too few nodes.
-    pub async fn place(
-        &self,
-        model: &str,
-        n_nodes: usize,
-        n_ctx: Option<u32>,
-    ) -> Result<InstanceStatus, Error> {
+    pub async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {
+        let PlaceRequest { model, min_nodes, n_ctx, .. } = request;
+        let (model, n_nodes) = (model.as_str(), min_nodes.unwrap_or(1));
         let named = self.resolve(model).await?;
         let opened = match &named {
             Named::Files(files) => {
@@ -370,11 +386,49 @@ impl Node {
         Ok(())
     }
 
+    /// Says how a model would be placed and how fast it would be, without placing it.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place).
+    pub async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
+        Err(Error::UnknownModel { name: request.model, known: Vec::new() })
+    }
+
+    /// Joins another cluster and leaves the present one.
+    ///
+    /// # Errors
+    /// If the ticket is not good, or its node does not answer.
+    pub async fn join(&self, ticket: &str) -> Result<(), Error> {
+        ticket.parse::<Ticket>().map_err(Error::Ticket)?;
+        Err(Error::Offline)
+    }
+
+    /// Leaves the cluster for good; the node is alone afterwards.
+    ///
+    /// # Errors
+    /// If the node has no network.
+    pub async fn leave(&self) -> Result<(), Error> {
+        Err(Error::Offline)
+    }
+
+    /// Removes a node from the cluster for good: its key is refused from now on.
+    ///
+    /// # Errors
+    /// If the node is unknown or this one.
+    pub async fn forget(&self, node: NodeId) -> Result<(), Error> {
+        Err(Error::UnknownNode { node })
+    }
+
+    /// What stands between this node and its peers.
+    pub async fn doctor(&self) -> Vec<Finding> {
+        Vec::new()
+    }
+
     /// Returns a ticket that admits another device to this node's cluster.
     ///
     /// # Errors
     /// If the node has no network.
-    pub fn invite(&self) -> Result<String, Error> {
+    pub fn invite(&self, _options: InviteOptions) -> Result<String, Error> {
         self.inner.endpoint.as_ref().map(|it| it.ticket().to_string()).ok_or(Error::Offline)
     }
 
@@ -449,11 +503,18 @@ impl Node {
     }
 
     fn status(&self, record: InstanceRecord) -> InstanceStatus {
-        let state = match self.missing(&record) {
-            None => "ready".to_owned(),
-            Some((node, layers)) => format!("layers {layers} lost with node {}", node.short()),
-        };
-        InstanceStatus { record, state }
+        let missing = self.missing(&record);
+        let why = missing
+            .map(|(node, layers)| format!("layers {layers} lost with node {}", node.short()));
+        InstanceStatus {
+            state: if why.is_some() { "healing" } else { record.phase.as_str() },
+            record,
+            why,
+            progress: None,
+            n_requests: 0,
+            predicted_per_s: None,
+            measured_per_s: None,
+        }
     }
 
     /// Loads every stage, all nodes at once.

@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 
 use shoal_node::{
-    ChatMessage, Config, Event, GenerateRequest, Node, Prompt, Timings, Usage,
+    ChatMessage, Config, Event, GenerateRequest, Node, PlaceRequest, Prompt, Timings, Usage,
     proto::SamplingParams,
 };
 
@@ -32,7 +32,7 @@ async fn answer(node: Node, args: RunArgs, is_here: bool) -> Result<(), Failure>
         true => args.model.clone(),
         false => pull::fetch(&node, &args.model, false).await?,
     };
-    let instance = node.place(&model, 1, None).await?;
+    let instance = node.place(PlaceRequest { model, ..PlaceRequest::default() }).await?;
     Session { node, model: instance.record.model.name, args }.run().await
 }
 

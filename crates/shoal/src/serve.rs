@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use anyhow::Context;
-use shoal_node::{Config, NetworkConfig, Node};
+use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
@@ -36,7 +36,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         library: Some(library),
     })
     .await?;
-    let placed = node.place("demo", 1, None).await;
+    let placed = node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await;
     if let Err(error) = placed {
         node.shutdown().await;
         return Err(error.into());

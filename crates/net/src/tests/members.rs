@@ -1,13 +1,9 @@
 //! What members of one cluster can do.
 
-use shoal_proto::control::{Request, Response};
+use shoal_proto::control::Response;
 
 use super::*;
 use crate::CloseReason;
-
-fn heartbeat(record_version: u64) -> Request {
-    Request::Heartbeat { record_version }
-}
 
 #[tokio::test]
 async fn a_request_gets_its_response() {

@@ -1,7 +1,7 @@
 //! Who does not get in.
 
 use iroh::endpoint::VarInt;
-use shoal_proto::control::{self, Request, Response};
+use shoal_proto::control::{self, Response};
 
 use super::*;
 use crate::{
@@ -126,7 +126,7 @@ async fn requests_and_frames_before_the_proof_are_never_read() {
     let (member, eager) = (member().await, stranger(&[]).await);
     let quic = intrude(&eager, &member, "shoal/control/1").await.unwrap();
     let (mut send, mut receive) = quic.open_bi().await.unwrap();
-    let request = control::encode(&Request::Heartbeat { record_version: 1 });
+    let request = control::encode(&heartbeat(1));
     send.write_all(&request).await.unwrap();
     send.finish().unwrap();
     // No second stream is to be had, and the first one brings no response.
@@ -318,7 +318,7 @@ async fn a_request_that_cannot_be_read_is_refused_and_the_next_one_is_not() {
         send.finish().unwrap();
         control::decode(&receive.read_to_end(1000).await.unwrap()).unwrap()
     };
-    let request = Request::Heartbeat { record_version: 1 };
+    let request = heartbeat(1);
     let asks = async {
         for message in [&[][..], &[9, 1, 1], &[control::VERSION, 0xff, 0xff]] {
             let response = ask(message).await;

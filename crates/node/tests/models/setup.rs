@@ -4,7 +4,7 @@ use std::{path::PathBuf, time::Duration};
 
 use shoal_fake_hub::{Content, FakeHub};
 use shoal_node::{
-    Config, Event, GenerateRequest, NetworkConfig, Node, Prompt,
+    Config, Event, GenerateRequest, InviteOptions, NetworkConfig, Node, PlaceRequest, Prompt,
     hub::{DownloadTiming, HubConfig, LibraryConfig, StoreConfig},
     proto::SamplingParams,
 };
@@ -13,6 +13,17 @@ use tempfile::TempDir;
 pub(crate) const REPO: &str = "owner/tiny-GGUF";
 pub(crate) const NAME: &str = "owner/tiny-GGUF:Q8_0";
 const FILE: &str = "tiny-q8_0.gguf";
+
+/// A placement of a model over so many nodes.
+pub(crate) fn over(model: &str, n_nodes: usize) -> PlaceRequest {
+    PlaceRequest {
+        model: model.to_owned(),
+        min_nodes: Some(n_nodes),
+        max_nodes: Some(n_nodes),
+        n_ctx: Some(256),
+        ..PlaceRequest::default()
+    }
+}
 
 /// A hub that has one model of about `n_bytes`, and the file itself.
 pub(crate) struct Setup {
@@ -43,7 +54,9 @@ impl Setup {
     pub(crate) async fn cluster(&self, n: usize) -> Vec<Member> {
         let mut members: Vec<Member> = Vec::new();
         for i in 0..n {
-            let ticket = members.first().map(|first| first.node.invite().expect("it is online"));
+            let ticket = members
+                .first()
+                .map(|first| first.node.invite(InviteOptions::default()).expect("it is online"));
             members.push(self.start(&format!("node-{i}"), ticket).await);
         }
         for member in &members {

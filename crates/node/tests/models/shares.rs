@@ -2,7 +2,7 @@
 
 use shoal_node::Error;
 
-use crate::setup::{NAME, Setup};
+use crate::setup::{NAME, Setup, over};
 
 const MB: u64 = 1 << 20;
 
@@ -10,7 +10,7 @@ const MB: u64 = 1 << 20;
 async fn each_node_gets_its_share_and_they_answer_as_one() {
     let setup = Setup::new(48 * MB);
     let members = setup.cluster(2).await;
-    let placed = members[0].node.place(NAME, 2, Some(256)).await.expect("two nodes are there");
+    let placed = members[0].node.place(over(NAME, 2)).await.expect("two nodes are there");
     let n_layer = placed.record.model.n_layer;
     let spread = members[1].answer(NAME).await;
     for (member, stage) in members.iter().zip(&placed.record.placement.stages) {
@@ -24,7 +24,7 @@ async fn each_node_gets_its_share_and_they_answer_as_one() {
     assert!(served < setup.n_bytes + 4 * MB, "{served} of {}", setup.n_bytes);
 
     let alone = setup.cluster(1).await.pop().expect("one");
-    alone.node.place(NAME, 1, Some(256)).await.expect("it is large enough");
+    alone.node.place(over(NAME, 1)).await.expect("it is large enough");
     assert_eq!(alone.answer(NAME).await, spread);
     assert!(!spread.is_empty());
 }
@@ -61,7 +61,7 @@ async fn a_file_of_one_device_reaches_the_others() {
     let path = setup.file.to_str().expect("UTF-8").to_owned();
     // The other node has no such path: it is another device.
     let hidden = setup.dir().join("elsewhere.gguf");
-    let placed = members[0].node.place(&path, 2, Some(256)).await.expect("it is sent there");
+    let placed = members[0].node.place(over(&path, 2)).await.expect("it is sent there");
     std::fs::rename(&setup.file, hidden).expect("mapped files may be renamed");
     assert_eq!(placed.record.placement.stages.len(), 2);
     let answer = members[0].answer(&path).await;
@@ -103,7 +103,7 @@ fn rot(path: &std::path::Path, offset: u64) {
 async fn a_model_in_use_is_not_removed() {
     let setup = Setup::new(8 * MB);
     let member = setup.cluster(1).await.pop().expect("one");
-    let placed = member.node.place(NAME, 1, Some(256)).await.expect("it is large enough");
+    let placed = member.node.place(over(NAME, 1)).await.expect("it is large enough");
     let error = member.node.remove(NAME).await.expect_err("it runs");
     assert!(matches!(error, Error::InUse { .. }), "{error}");
     member.node.unplace(placed.record.id).await.expect("placed above");
