@@ -93,6 +93,7 @@ fn record(i: u8, version: u64) -> NodeRecord {
         profile: None,
         models: Vec::new(),
         stages: Vec::new(),
+        links: Vec::new(),
     }
 }
 
@@ -419,6 +420,7 @@ fn nodes_agree_on_instances_that_were_placed_on_both_sides_of_a_cut() {
                             }],
                         },
                         n_ctx: 8,
+                        unload_after_s: None,
                     };
                     cluster
                         .nodes

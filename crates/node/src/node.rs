@@ -202,6 +202,7 @@ impl Node {
             profile: None,
             models: Vec::new(),
             stages: Vec::new(),
+            links: Vec::new(),
         };
         let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
         let peers = Peers::new(endpoint.clone(), record, remembered, &tasks, &cancel);
@@ -362,7 +363,9 @@ impl Node {
         let placement = shoal_cluster::place(reference.n_layer, weigh, &candidates, n_nodes)?;
         let id = InstanceId(crate::random_u64()?);
         let (epoch, phase) = (Epoch::first(self.inner.id), Phase::Ready);
-        let record = InstanceRecord { id, epoch, phase, model: reference, placement, n_ctx };
+        let unload_after_s = None;
+        let record =
+            InstanceRecord { id, epoch, phase, model: reference, placement, n_ctx, unload_after_s };
         self.obtain_everywhere(&record).await?;
         if let Err(error) = self.load_everywhere(&record).await {
             self.unload_everywhere(&record).await;
@@ -602,7 +605,8 @@ impl Inner {
         let runner = RunnerHandle::start(spec, model, self.router.outbox()).await?;
         self.router.add_runner(record.id, record.epoch, runner);
         let layers = stages[stage_idx].layers;
-        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers };
+        let n_bytes = opened.stage_bytes(layers, record.n_ctx);
+        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
         self.stages_here().insert(record.id, stage);
         self.publish_stages();
         Ok(())

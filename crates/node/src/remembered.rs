@@ -40,6 +40,7 @@ fn record(id: NodeId, addrs: Vec<SocketAddr>) -> NodeRecord {
         profile: None,
         models: Vec::new(),
         stages: Vec::new(),
+        links: Vec::new(),
     }
 }
 

@@ -43,6 +43,8 @@ pub struct NodeRecord {
     pub models: Vec<HeldModel>,
     /// The stages that it runs.
     pub stages: Vec<StageRecord>,
+    /// Its links to its peers.
+    pub links: Vec<LinkRecord>,
 }
 
 /// How fast a node computes, measured on its own kernels and corrected by what its stages take.
@@ -98,6 +100,19 @@ pub struct StageRecord {
     pub epoch: Epoch,
     /// Its layers.
     pub layers: LayerRange,
+    /// Memory that it may take, in bytes: weights, and the KV cache of one full sequence.
+    pub n_bytes: u64,
+}
+
+/// A node's link to another one, as it measures it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkRecord {
+    /// The other node.
+    pub node: NodeId,
+    /// Round-trip time in microseconds.
+    pub rtt_us: u32,
+    /// Bytes per second; 0 if not measured yet.
+    pub bytes_per_s: u64,
 }
 
 /// A model, named so that another node finds the same bytes on its own disk.
@@ -155,6 +170,8 @@ pub struct InstanceRecord {
     pub placement: Placement,
     /// Positions that every sequence may use.
     pub n_ctx: u32,
+    /// Seconds without a request after which it is dropped; `None` for one that somebody placed by hand, which stays.
+    pub unload_after_s: Option<u32>,
 }
 
 /// How far an instance has come. Ordered: within an epoch it only moves on.

@@ -26,6 +26,7 @@ fn record(byte: u8, version: u64) -> NodeRecord {
         profile: None,
         models: Vec::new(),
         stages: Vec::new(),
+        links: Vec::new(),
     }
 }
 
@@ -38,6 +39,7 @@ fn instance(epoch: u64, first_node: u8) -> InstanceRecord {
         model: ModelRef { name: "demo".into(), files: None, fingerprint: [0; 32], n_layer: 4 },
         placement: Placement { stages: vec![Stage { node: id(first_node), layers }] },
         n_ctx: 64,
+        unload_after_s: None,
     }
 }
 
