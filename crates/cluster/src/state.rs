@@ -3,29 +3,49 @@
 use std::{collections::BTreeMap, net::SocketAddr};
 
 use shoal_proto::{
-    InstanceId, NodeId,
-    control::{InstanceRecord, NodeRecord},
+    Epoch, InstanceId, NodeId,
+    control::{InstanceRecord, NodeRecord, Phase, Vitals},
 };
 
+use self::{awake::AwakeClock, instances::Instances, life::OtherLife};
 use crate::{
     Time,
     membership::{Liveness, Member, Timing},
 };
 
+mod awake;
+mod heal;
+mod instances;
+mod life;
+
 /// Most peers that are kept; a home has tens. The bound keeps a peer's gossip from filling the memory.
 const MEMBERS_MAX: usize = 256;
-/// Most instances that are kept.
-const INSTANCES_MAX: usize = 256;
+/// Most dials of one plan: every peer of a home in parallel.
+const DIALS_MAX: usize = 64;
+/// Most exchanges of one plan. Each may be a megabyte.
+const SYNCS_MAX: usize = 8;
 
 /// Something that happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Event {
-    /// A peer's record arrived, from itself or by way of another peer.
+    /// A peer's record arrived, from itself or by way of another peer. This node's own record belongs here too, at the start
+    /// and with every change.
     Record(NodeRecord),
     /// A control connection to the peer stands.
     Connected(NodeId),
     /// Anything arrived from the peer.
     Heard(NodeId),
+    /// A heartbeat arrived from the peer.
+    Heartbeat {
+        /// The peer.
+        node: NodeId,
+        /// Version of its record.
+        record_version: u64,
+        /// Its [`State::instances_digest`].
+        instances: u64,
+        /// How it feels.
+        vitals: Vitals,
+    },
     /// The peer could not be reached.
     DialFailed(NodeId),
     /// The last control connection to the peer ended.
@@ -35,97 +55,158 @@ pub enum Event {
         /// Whether that proves its end (a reset, a goodbye) or only says that nothing arrives.
         certain: bool,
     },
-    /// An instance was placed or changed.
+    /// Discovery saw a member. Nobody but members may be hinted at: an unknown one is taken for one whose record is still to
+    /// come.
+    Hint {
+        /// The member.
+        node: NodeId,
+        /// Where it may be.
+        addrs: Vec<SocketAddr>,
+    },
+    /// The peer left for good, or was removed. Its records must not be given to this state any more.
+    Left(NodeId),
+    /// This node has other addresses than before: what stands may be dead without knowing it.
+    AddressesChanged,
+    /// An instance was placed or changed, here or elsewhere.
     Instance(InstanceRecord),
+    /// The runner of a stage died. It says nothing about the node, which may be this one.
+    StageLost {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+        /// The node whose stage it was.
+        node: NodeId,
+    },
 }
 
 /// Something to do.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Action {
-    /// Connect to a peer.
+    /// Connect to a peer, even if a connection stands.
     Dial {
         /// The peer.
         node: NodeId,
-        /// Where it may be.
+        /// Where it may be, the likeliest first.
         addrs: Vec<SocketAddr>,
     },
     /// Tell a connected peer that this node lives.
     Heartbeat(NodeId),
+    /// Exchange records and instances with a connected peer: they differ.
+    Sync(NodeId),
+    /// Place an instance anew, as its coordinator. It ends whatever this node was doing for an older epoch of it.
+    Heal {
+        /// The instance.
+        instance: InstanceId,
+        /// The epoch to use, given to this node for this purpose alone.
+        epoch: Epoch,
+        /// The nodes whose stages are lost; those that live may get them again. Empty if the stages may be well, but whoever
+        /// was placing them is gone.
+        lost: Vec<NodeId>,
+    },
 }
 
 /// What a node knows of its cluster.
 #[derive(Debug, Clone)]
 pub struct State {
     id: NodeId,
+    run: u64,
     timing: Timing,
+    clock: AwakeClock,
     members: BTreeMap<NodeId, Member>,
-    instances: BTreeMap<InstanceId, InstanceRecord>,
+    instances: Instances,
+    own: Option<NodeRecord>,
+    other_life: OtherLife,
 }
 
 impl State {
-    /// Returns the state of a node that knows nobody yet.
-    pub fn new(id: NodeId, timing: Timing) -> Self {
-        Self { id, timing, members: BTreeMap::new(), instances: BTreeMap::new() }
+    /// Returns the state of a node that knows nobody yet. `run` is the life of [`NodeRecord::run`].
+    pub fn new(id: NodeId, run: u64, timing: Timing) -> Self {
+        Self {
+            id,
+            run,
+            timing,
+            clock: AwakeClock::default(),
+            members: BTreeMap::new(),
+            instances: Instances::default(),
+            own: None,
+            other_life: OtherLife::default(),
+        }
     }
 
     /// Takes in what happened at `now`. Returns whether anything changed that peers or people would see.
     pub fn apply(&mut self, event: Event, now: Time) -> bool {
+        let now = self.advance(now);
+        let timing = self.timing;
         match event {
+            Event::Record(record) if record.id == self.id => {
+                self.apply_own(record);
+                false
+            }
             Event::Record(record) => self.apply_record(record, now),
-            Event::Connected(node) => self.with_member(node, |member| {
-                let changed = !member.connected;
-                member.connected = true;
-                member.last_heard = Some(now);
-                member.n_failed_dials = 0;
-                changed
-            }),
-            Event::Heard(node) => self.with_member(node, |member| {
-                let changed = member.last_heard.is_none();
-                member.last_heard = Some(now);
-                changed
-            }),
-            Event::DialFailed(node) => {
-                let timing = self.timing;
-                self.with_member(node, |member| {
-                    let pause = timing.redial_min * (1 << member.n_failed_dials.min(16));
-                    member.redial_at = now + pause.min(timing.redial_max);
-                    member.n_failed_dials += 1;
-                    false
+            Event::Connected(node) => self.with(node, |member| member.connected(&timing, now)),
+            Event::Heard(node) => self.with(node, |member| member.heard(&timing, now)),
+            Event::Heartbeat { node, record_version, instances, vitals } => {
+                let own = self.instances.digest();
+                self.with(node, |member| {
+                    member.compare(own, record_version, instances);
+                    let changed = member.vitals.replace(vitals) != Some(vitals);
+                    member.heard(&timing, now) || changed
                 })
             }
-            Event::Disconnected { node, certain } => self.with_member(node, |member| {
-                member.connected = false;
-                member.redial_at = now;
-                if certain {
-                    member.last_heard = None;
-                }
+            Event::DialFailed(node) => self.with(node, |member| {
+                member.dial_failed(&timing, now);
+                false
+            }),
+            Event::Disconnected { node, certain } => self.with(node, |member| {
+                member.disconnected(certain, &timing, now);
                 true
             }),
-            Event::Instance(record) => self.apply_instance(record),
+            Event::Hint { node, addrs } => {
+                if node == self.id {
+                    return false;
+                }
+                let is_new = !self.members.contains_key(&node) && self.insert(unknown(node), now);
+                self.with(node, |member| member.hint(addrs, &timing, now)) || is_new
+            }
+            Event::Left(node) => self.members.remove(&node).is_some(),
+            Event::AddressesChanged => {
+                self.redial_all(now);
+                false
+            }
+            Event::Instance(record) => self.instances.apply(record, now),
+            Event::StageLost { instance, epoch, node } => {
+                self.instances.stage_lost(instance, epoch, node)
+            }
         }
     }
 
-    /// Returns what to do at `now`, and notes that it is being done.
+    /// Returns what to do at `now`, and notes that it is being done. To be called several times a second: a longer pause is
+    /// taken for the sleep of this device, which is no silence of the others.
     pub fn plan(&mut self, now: Time) -> Vec<Action> {
+        let now = self.advance(now);
         let timing = self.timing;
-        self.members.retain(|_, member| {
-            let since = member.last_heard.unwrap_or(member.known_since);
-            member.connected || now.saturating_sub(since) < timing.forget_after
-        });
+        self.members
+            .retain(|_, member| member.is_connected() || member.silence(now) < timing.forget_after);
+        self.instances.expire(now);
         let mut actions = Vec::new();
+        let (mut n_dials, mut n_syncs) = (0, 0);
         for (&node, member) in &mut self.members {
-            if member.connected {
-                let due = member.last_heartbeat.is_none_or(|last| now >= last + timing.heartbeat);
-                if due {
-                    member.last_heartbeat = Some(now);
-                    actions.push(Action::Heartbeat(node));
-                }
-            } else if now >= member.redial_at && !member.record.addrs.is_empty() {
-                // Held back until the dial has succeeded, failed, or surely timed out.
-                member.redial_at = now + timing.redial_max;
-                actions.push(Action::Dial { node, addrs: member.record.addrs.clone() });
+            if member.heartbeat_due(&timing, now) {
+                actions.push(Action::Heartbeat(node));
+            }
+            if n_syncs < SYNCS_MAX && member.sync_due(now) {
+                n_syncs += 1;
+                actions.push(Action::Sync(node));
+            }
+            if n_dials < DIALS_MAX
+                && let Some(addrs) = member.dial_due(&timing, now)
+            {
+                n_dials += 1;
+                actions.push(Action::Dial { node, addrs });
             }
         }
+        actions.extend(self.plan_heals(now));
         actions
     }
 
@@ -136,10 +217,7 @@ impl State {
 
     /// What is believed of a node at `now`. A node never doubts itself.
     pub fn liveness(&self, node: NodeId, now: Time) -> Liveness {
-        if node == self.id {
-            return Liveness::Alive;
-        }
-        self.members.get(&node).map_or(Liveness::Dead, |member| member.liveness(&self.timing, now))
+        self.liveness_at(node, self.clock.at(now))
     }
 
     /// The newest record of a peer.
@@ -147,55 +225,147 @@ impl State {
         self.members.get(&node).map(|member| &member.record)
     }
 
-    /// The instances, by id.
+    /// How a peer felt at its last heartbeat.
+    pub fn vitals(&self, node: NodeId) -> Option<&Vitals> {
+        self.members.get(&node)?.vitals.as_ref()
+    }
+
+    /// The instances that were not dropped, by id.
     pub fn instances(&self) -> impl Iterator<Item = &InstanceRecord> {
-        self.instances.values()
+        self.instances.live().map(|instance| &instance.record)
     }
 
-    /// One instance.
+    /// The instances, with those that were dropped: what a peer is told.
+    pub fn instances_and_tombstones(&self) -> impl Iterator<Item = &InstanceRecord> {
+        self.instances.all()
+    }
+
+    /// The newest record of an instance, which may say that it was dropped.
     pub fn instance(&self, id: InstanceId) -> Option<&InstanceRecord> {
-        self.instances.get(&id)
+        self.instances.get(id)
     }
 
-    fn with_member(&mut self, node: NodeId, change: impl FnOnce(&mut Member) -> bool) -> bool {
+    /// Whether an epoch of an instance may be acted on: this node knows of no newer one, and not that it was dropped.
+    pub fn is_current(&self, id: InstanceId, epoch: Epoch) -> bool {
+        self.instances
+            .get(id)
+            .is_none_or(|record| record.phase != Phase::Dropped && record.epoch <= epoch)
+    }
+
+    /// The node that is to mend an instance when it breaks: the first of its stages' nodes that is not dead, else the lowest
+    /// that is not. `None` if the instance is unknown or was dropped.
+    pub fn coordinator(&self, id: InstanceId, now: Time) -> Option<NodeId> {
+        let instance = self.instances.get_live(id)?;
+        Some(self.coordinator_at(instance, self.clock.at(now)))
+    }
+
+    /// Returns an epoch for a placement that this node makes now by itself: above all that are known, and never returned twice.
+    /// To be used for new instances too, so that this node knows its own unfinished work from that of an earlier life.
+    pub fn reserve_epoch(&mut self, id: InstanceId) -> Epoch {
+        self.instances.reserve(id, self.id, self.run)
+    }
+
+    /// Names what is known of the instances that were not dropped, by their ids, epochs and phases: equal if that is equal.
+    pub fn instances_digest(&self) -> u64 {
+        self.instances.digest()
+    }
+
+    /// The highest epoch that is known.
+    pub fn highest_epoch(&self) -> Epoch {
+        self.instances.all().map(|record| record.epoch).max().unwrap_or_default()
+    }
+
+    /// Whether members are missing that discovery might find.
+    pub fn is_looking(&self, now: Time) -> bool {
+        let now = self.clock.at(now);
+        let is_missing = |member: &Member| {
+            !member.is_connected() || member.liveness(&self.timing, now) == Liveness::Dead
+        };
+        self.members.values().any(is_missing)
+    }
+
+    /// The lowest version that this node's record may have, so that it outranks what is told of the node's earlier lives. The
+    /// clock that versions start from may have gone back since.
+    pub fn own_version_floor(&self) -> u64 {
+        self.other_life.floor()
+    }
+
+    /// The other life that answers under this node's id at the same time: a copied data directory.
+    pub fn duplicate_seen(&self) -> Option<u64> {
+        self.other_life.duplicate()
+    }
+
+    /// Moves the clock on, and after a sleep looks for everybody again.
+    fn advance(&mut self, now: Time) -> Time {
+        let (now, slept) = self.clock.advance(now);
+        if slept >= self.timing.dead_after {
+            self.redial_all(now);
+        }
+        now
+    }
+
+    fn redial_all(&mut self, now: Time) {
+        let timing = self.timing;
+        self.members.values_mut().for_each(|member| member.redial(true, &timing, now));
+    }
+
+    fn liveness_at(&self, node: NodeId, now: Time) -> Liveness {
+        if node == self.id {
+            return Liveness::Alive;
+        }
+        self.members.get(&node).map_or(Liveness::Dead, |member| member.liveness(&self.timing, now))
+    }
+
+    fn with(&mut self, node: NodeId, change: impl FnOnce(&mut Member) -> bool) -> bool {
         self.members.get_mut(&node).is_some_and(change)
     }
 
+    fn apply_own(&mut self, record: NodeRecord) {
+        if record.run != self.run {
+            self.other_life.seen(record.run, record.version);
+        } else if self.own.as_ref().is_none_or(|own| own.version < record.version) {
+            self.own = Some(record);
+        }
+    }
+
     fn apply_record(&mut self, record: NodeRecord, now: Time) -> bool {
-        if record.id == self.id {
-            return false;
-        }
-        if let Some(member) = self.members.get_mut(&record.id) {
-            let newer = record.version > member.record.version;
-            if newer {
-                if record.addrs != member.record.addrs {
-                    member.redial_at = now;
-                }
-                member.record = record;
+        let Some(member) = self.members.get_mut(&record.id) else {
+            return self.insert(record, now);
+        };
+        let is_newer = (record.version, record.run) > (member.record.version, member.record.run);
+        if is_newer {
+            let has_moved = record.addrs != member.record.addrs;
+            member.record = record;
+            if has_moved {
+                member.redial(false, &self.timing, now);
             }
-            return newer;
         }
+        is_newer
+    }
+
+    fn insert(&mut self, record: NodeRecord, now: Time) -> bool {
         if self.members.len() >= MEMBERS_MAX {
             return false;
         }
         self.members.insert(record.id, Member::new(record, now));
         true
     }
+}
 
-    /// The highest epoch wins, and within it the later phase, so that every node settles on the same record whatever the order
-    /// of arrival.
-    fn apply_instance(&mut self, record: InstanceRecord) -> bool {
-        if !record.placement.covers(record.model.n_layer) {
-            return false;
-        }
-        match self.instances.get(&record.id) {
-            Some(known) if (known.epoch, &known.phase) >= (record.epoch, &record.phase) => false,
-            None if self.instances.len() >= INSTANCES_MAX => false,
-            _ => {
-                self.instances.insert(record.id, record);
-                true
-            }
-        }
+/// The record of a member of which nothing is known yet: any that it publishes is newer.
+fn unknown(id: NodeId) -> NodeRecord {
+    NodeRecord {
+        id,
+        version: 0,
+        name: String::new(),
+        run: 0,
+        addrs: Vec::new(),
+        software: String::new(),
+        isa: String::new(),
+        memory_bytes: 0,
+        profile: None,
+        models: Vec::new(),
+        stages: Vec::new(),
     }
 }
 

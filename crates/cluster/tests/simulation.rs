@@ -104,7 +104,7 @@ impl Cluster {
         let loss_percent = random.below(11);
         let nodes = (1..=n).map(|i| {
             let record = record(i, 1);
-            let mut state = State::new(record.id, Timing::default());
+            let mut state = State::new(record.id, 1, Timing::default());
             // Everyone knows the first node: it gave out the tickets.
             state.apply(Event::Record(self::record(1, 0)), Duration::ZERO);
             (record.id, SimNode { record, state, running: true, frozen_until: Duration::ZERO })
@@ -186,7 +186,7 @@ impl Cluster {
         node.running = true;
         node.frozen_until = now;
         node.record.version += 1_000_000;
-        node.state = State::new(id, Timing::default());
+        node.state = State::new(id, 2, Timing::default());
         node.state.apply(Event::Record(first), now);
     }
 
@@ -236,6 +236,7 @@ impl Cluster {
                 self.send(id, node, hello);
             }
             Action::Heartbeat(node) => self.send(id, node, Message::Heartbeat),
+            Action::Sync(_) | Action::Heal { .. } => {}
         }
     }
 

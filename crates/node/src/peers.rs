@@ -77,7 +77,7 @@ impl Peers {
         Arc::new(Self {
             endpoint,
             started: Instant::now(),
-            state: Mutex::new(State::new(record.id, Timing::default())),
+            state: Mutex::new(State::new(record.id, record.run, Timing::default())),
             record: Mutex::new(record),
             connections: Mutex::default(),
             changed: watch::Sender::new(0),
@@ -390,6 +390,14 @@ impl Peers {
                     self.apply(Event::DialFailed(node));
                 }
             }
+            Action::Sync(node) => {
+                if let Some(connection) = self.connection(node)
+                    && let Err(error) = self.hello(&connection).await
+                {
+                    debug!(peer = %node.short(), %error, "record was not taken");
+                }
+            }
+            Action::Heal { .. } => {}
             Action::Heartbeat(node) => {
                 let beat = Request::Heartbeat {
                     record_version: self.record().version,

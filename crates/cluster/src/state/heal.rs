@@ -1,0 +1,157 @@
+//! Who coordinates an instance, and when it has to be placed anew.
+//!
+//! The coordinator is a rule, not an office: the first node of the placement that lives. Nodes of two halves of a cut cluster
+//! see different nodes live and so have a coordinator each; the epochs that these give out differ by construction, and the
+//! highest wins when the halves meet.
+
+use std::time::Duration;
+
+use shoal_proto::{
+    Epoch, InstanceId, NodeId,
+    control::{NodeRecord, Phase},
+};
+
+use super::{Action, State, instances::Instance};
+use crate::{Liveness, Time};
+
+/// Pause before the same loss is tried to be mended again; doubles with every trial.
+const RETRY_MIN: Duration = Duration::from_secs(5);
+/// Pause after the second placement in a row that did not last; doubles with each, so that two nodes that do not reach each
+/// other, but share the others, soon stop to take an instance from each other.
+const MOVE_MIN: Duration = Duration::from_secs(2);
+/// Longest pause of both kinds.
+const PAUSE_MAX: Duration = Duration::from_secs(300);
+/// Most instances that are asked to be mended at once.
+const HEALS_MAX: usize = 8;
+
+/// What was asked for to mend an instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Heal {
+    /// The epoch that was found broken.
+    of: Epoch,
+    lost: Vec<NodeId>,
+    again_at: Time,
+    n_tried: u32,
+}
+
+impl State {
+    pub(super) fn coordinator_at(&self, instance: &Instance, now: Time) -> NodeId {
+        let mut stages = instance.record.placement.stages.iter().map(|stage| stage.node);
+        let first = stages.find(|&node| !self.is_lost(node, instance, now));
+        first.unwrap_or_else(|| {
+            let alive = |id: &NodeId| self.liveness_at(*id, now) != Liveness::Dead;
+            self.members.keys().copied().filter(alive).chain([self.id]).min().unwrap_or(self.id)
+        })
+    }
+
+    /// Whether a node is dead as far as an instance is concerned. A node that is unknown here may only not have been told of
+    /// yet.
+    fn is_lost(&self, node: NodeId, instance: &Instance, now: Time) -> bool {
+        let is_fresh = now < instance.placed_at + self.timing.dead_after;
+        self.liveness_at(node, now) == Liveness::Dead
+            && (self.members.contains_key(&node) || !is_fresh)
+    }
+
+    /// The instances that this node has to mend now.
+    pub(super) fn plan_heals(&mut self, now: Time) -> Vec<Action> {
+        let broken: Vec<(InstanceId, Vec<NodeId>)> = self
+            .instances
+            .live()
+            .filter_map(|it| Some((it.record.id, self.broken(it, now)?)))
+            .take(HEALS_MAX)
+            .collect();
+        let mut actions = Vec::new();
+        for (id, lost) in broken {
+            let epoch = self.instances.reserve(id, self.id, self.run);
+            let Some((_, instance)) = self.instances.live_mut().find(|(known, _)| **known == id)
+            else {
+                continue;
+            };
+            let of = instance.record.epoch;
+            let same = instance.heal.take().filter(|heal| heal.of == of && heal.lost == lost);
+            let n_tried = same.map_or(0, |heal| heal.n_tried);
+            let again_at = now + (RETRY_MIN * (1 << n_tried.min(16))).min(PAUSE_MAX);
+            let n_tried = n_tried + 1;
+            instance.heal = Some(Heal { of, lost: lost.clone(), again_at, n_tried });
+            actions.push(Action::Heal { instance: id, epoch, lost });
+        }
+        actions
+    }
+
+    /// The nodes whose stages of an instance are lost, if it is for this node to act on that now. None of them: whoever was at
+    /// work on it is lost.
+    fn broken(&self, instance: &Instance, now: Time) -> Option<Vec<NodeId>> {
+        let record = &instance.record;
+        let is_unsettled = match record.phase {
+            Phase::Placing | Phase::Healing | Phase::Fetching | Phase::Loading => true,
+            Phase::Ready => false,
+            Phase::Failed(_) | Phase::Dropped => return None,
+        };
+        let lost: Vec<NodeId> = match record.phase {
+            // Nothing is placed yet: who places it sees what it can have.
+            Phase::Placing => Vec::new(),
+            _ => {
+                let nodes = record.placement.stages.iter().map(|stage| stage.node);
+                nodes.filter(|&node| self.is_stage_lost(node, instance, now)).collect()
+            }
+        };
+        let is_coordinator = self.coordinator_at(instance, now) == self.id;
+        let is_due = if lost.is_empty() {
+            is_unsettled
+                && match self.maker(record.epoch) {
+                    // Of an earlier life, which this one knows nothing of.
+                    Some(maker) if maker == self.id => {
+                        self.instances.reserved(record.id) < Some(record.epoch)
+                    }
+                    Some(maker) => is_coordinator && self.is_lost(maker, instance, now),
+                    None => is_coordinator && now >= instance.placed_at + self.timing.dead_after,
+                }
+        } else {
+            is_coordinator
+        };
+        let pause = match instance.n_moves {
+            0 | 1 => Duration::ZERO,
+            n => (MOVE_MIN * (1 << (n - 2).min(16))).min(PAUSE_MAX),
+        };
+        let is_held_back = now < instance.placed_at + pause
+            || instance.heal.as_ref().is_some_and(|heal| {
+                heal.of == record.epoch && heal.lost == lost && now < heal.again_at
+            });
+        (is_due && !is_held_back).then_some(lost)
+    }
+
+    /// Whether a node's stage of an instance is gone: with the node, by what was said, or by what the node publishes.
+    fn is_stage_lost(&self, node: NodeId, instance: &Instance, now: Time) -> bool {
+        self.is_lost(node, instance, now)
+            || instance.stages_lost.contains(&node)
+            || self.is_not_run(node, instance, now)
+    }
+
+    /// Whether a node's newest record, which it published after the instance was ready, knows nothing of the stage: its process
+    /// ended and came back before anybody missed it.
+    fn is_not_run(&self, node: NodeId, instance: &Instance, now: Time) -> bool {
+        // By then every heartbeat on its way was sent after the stage was loaded.
+        let is_settled = now >= instance.phase_at + self.timing.dead_after;
+        let record = if node == self.id { self.own.as_ref() } else { self.current_record(node) };
+        let (epoch, id) = (instance.record.epoch, instance.record.id);
+        instance.record.phase == Phase::Ready
+            && is_settled
+            && record.is_some_and(|record| {
+                !record.stages.iter().any(|stage| stage.instance == id && stage.epoch == epoch)
+            })
+    }
+
+    /// The record of a peer, if it is the one that its last heartbeat named.
+    fn current_record(&self, node: NodeId) -> Option<&NodeRecord> {
+        let member = self.members.get(&node)?;
+        let is_current = member.told_version.is_some_and(|told| member.record.version >= told);
+        is_current.then_some(&member.record)
+    }
+
+    /// The node that an epoch names, if it is known.
+    fn maker(&self, epoch: Epoch) -> Option<NodeId> {
+        let before = Epoch(epoch.0.saturating_sub(1 << 24));
+        let made = |id: &NodeId| before.next(*id) == epoch;
+        [self.id].into_iter().chain(self.members.keys().copied()).find(made)
+    }
+}
