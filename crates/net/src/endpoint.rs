@@ -17,7 +17,7 @@ use iroh::{
 };
 use shoal_proto::NodeId;
 use tokio::{
-    sync::{Mutex, Notify, mpsc},
+    sync::{Mutex, Notify, mpsc, watch},
     time,
 };
 use tokio_util::{
@@ -109,6 +109,7 @@ struct Inner {
     /// Connections past the handshake that nobody has taken yet.
     ready: Mutex<mpsc::Receiver<Connection>>,
     network_changed: Arc<Notify>,
+    addr_changes: watch::Receiver<u64>,
     tasks: TaskTracker,
     stop: CancellationToken,
     _stop_on_drop: DropGuard,
@@ -130,10 +131,12 @@ impl Endpoint {
         let (ready_tx, ready) = mpsc::channel(MAX_READY);
         let acceptor = Acceptor::new(quic.clone(), id, key.clone(), timing, ready_tx);
         tasks.spawn(acceptor.run(stop.clone()));
+        let (changed, addr_changes) = watch::channel(0);
         tasks.spawn(watch_network(
             quic.clone(),
             interfaces.clone(),
             network_changed.clone(),
+            changed,
             stop.clone(),
         ));
         tasks.close();
@@ -146,6 +149,7 @@ impl Endpoint {
             timing,
             ready: Mutex::new(ready),
             network_changed,
+            addr_changes,
             tasks,
             _stop_on_drop: stop.clone().drop_guard(),
             stop,
@@ -217,6 +221,11 @@ impl Endpoint {
     /// endpoint finds out by itself within some seconds.
     pub fn network_changed(&self) {
         self.inner.network_changed.notify_one();
+    }
+
+    /// Ticks when [`addrs`](Self::addrs) may have changed; ends with the endpoint.
+    pub fn addr_changes(&self) -> watch::Receiver<u64> {
+        self.inner.addr_changes.clone()
     }
 
     /// Says goodbye to every peer, ends all connections and stops listening.
@@ -349,6 +358,7 @@ async fn watch_network(
     quic: iroh::Endpoint,
     interfaces: Interfaces,
     network_changed: Arc<Notify>,
+    addr_changes: watch::Sender<u64>,
     stop: CancellationToken,
 ) {
     let mut poll = time::interval(INTERFACE_POLL);
@@ -374,6 +384,8 @@ async fn watch_network(
                 }
             }
         }
+        // Before the transport, which may take seconds: whoever dials anew need not wait for it.
+        addr_changes.send_modify(|version| *version += 1);
         tokio::select! {
             biased;
             () = stop.cancelled() => return,
