@@ -21,7 +21,10 @@ use std::{
 };
 
 use shoal_gguf::Gguf;
-use shoal_proto::model::{FileId, ModelFiles};
+use shoal_proto::{
+    ChunkSet,
+    model::{FileId, ModelFiles},
+};
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
@@ -30,11 +33,11 @@ pub use serving::Serving;
 pub use transfers::{DownloadState, DownloadStatus, Select, Selection};
 
 use crate::{
-    Catalogue, HubClient, ModelState, PartialError, RemoveReport, Store, StoreConfig, StoreError,
-    StoredModel,
+    Catalogue, FileState, HubClient, ModelState, PartialError, RemoveReport, Store, StoreConfig,
+    StoreError, StoredModel,
     client::{HubConfig, HubError},
     download::{DownloadError, DownloadTiming, OpenFile, limiter::Limiter},
-    partial::Partial,
+    partial::{self, Partial},
     peers::{NoPeers, Peers},
 };
 
@@ -246,6 +249,21 @@ impl Library {
         let paths: Vec<PathBuf> = model.files.iter().map(|file| data_path(&file.path)).collect();
         Gguf::open_files(&paths)
             .map_err(|source| LibraryError::Header { name: model.name.clone(), source })
+    }
+
+    /// The chunks that this device has of each file of a model, in the manifest's order; nothing for a file that nobody
+    /// described. Reads journals, not data.
+    pub fn chunks_of(&self, model: &StoredModel) -> Vec<ChunkSet> {
+        let refs = model.manifest.iter().flat_map(|manifest| &manifest.files);
+        let chunks = refs.map(|file| {
+            let local = model.files.iter().find(|local| local.name == file.name);
+            match local.map(|local| &local.state) {
+                Some(FileState::Whole) => ChunkSet::all(file.id.n_chunks()),
+                Some(FileState::Partial { .. }) => partial::journalled(&model.dir, file),
+                None => ChunkSet::default(),
+            }
+        });
+        chunks.collect()
     }
 
     /// Removes a model from this device, and ends its download.

@@ -344,6 +344,23 @@ fn paths(dir: &Path, name: &str) -> (PathBuf, PathBuf) {
     (dir.join(format!("{name}.{PART}")), dir.join(format!("{name}.{JOURNAL}")))
 }
 
+/// The chunks of `file` that the journal in the model directory `dir` knows, without a look at the data: good enough to plan
+/// with.
+pub(crate) fn journalled(dir: &Path, file: &FileRef) -> ChunkSet {
+    let mut held = ChunkSet::default();
+    let (_, journal_path) = paths(dir, &file.name);
+    let known =
+        File::open(journal_path).and_then(|mut journal| read_journal(&mut journal, &file.id));
+    for entry in known.ok().flatten().unwrap_or_default() {
+        match entry.kind {
+            Kind::Held(_) => held.insert(entry.chunk),
+            Kind::Dropped => held.remove(entry.chunk),
+            Kind::Seal => {}
+        }
+    }
+    held
+}
+
 fn open_file(path: &Path) -> Result<File, PartialError> {
     let mut options = OpenOptions::new();
     options.read(true).write(true).create(true).truncate(false);

@@ -63,6 +63,8 @@ pub struct Profile {
 pub struct HeldModel {
     /// Its name, as in [`ModelRef::name`].
     pub name: String,
+    /// Whether all of it is there.
+    pub is_whole: bool,
     /// The layers of which every byte is there.
     pub layers: Vec<LayerRange>,
 }

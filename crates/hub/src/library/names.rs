@@ -103,6 +103,15 @@ impl Library {
         }
     }
 
+    /// The names that a model may have that a user's text leads to, the preferred one first, without a look at any disk.
+    pub fn names_of(&self, text: &str) -> Vec<String> {
+        let mut names = vec![text.trim().to_owned()];
+        if let Ok(Reference::Repo(reference)) = Reference::parse(text, self.catalogue()) {
+            names.extend(model_names(&reference));
+        }
+        names
+    }
+
     /// The catalogue, with the user's cards.
     pub fn catalogue(&self) -> &Catalogue {
         &self.inner.catalogue
@@ -225,15 +234,7 @@ impl Library {
         &self,
         reference: &RepoReference,
     ) -> Result<Option<Resolved>, NameError> {
-        let names: Vec<String> = match &reference.what {
-            RepoWhat::File(path) => vec![reference.file_name(path)],
-            RepoWhat::Quant(Some(quant)) => vec![reference.model_name(quant)],
-            RepoWhat::Quant(None) => {
-                let quants = PREFERENCE.iter().filter_map(|label| label.parse::<Quant>().ok());
-                let supported = quants.filter(Quant::is_supported);
-                supported.map(|quant| reference.model_name(&quant)).collect()
-            }
-        };
+        let names = model_names(reference);
         for name in &names {
             if let Some(stored) = self.inner.find(name).await {
                 return of_stored(stored).map(Some);
@@ -249,6 +250,19 @@ impl Library {
         let listing =
             listing.map_err(|source| NameError::Hub { name: reference.repo.clone(), source })?;
         of_listing(reference, &listing).map(Resolved::Files)
+    }
+}
+
+/// The names that what a reference means may be stored under, the preferred one first.
+fn model_names(reference: &RepoReference) -> Vec<String> {
+    match &reference.what {
+        RepoWhat::File(path) => vec![reference.file_name(path)],
+        RepoWhat::Quant(Some(quant)) => vec![reference.model_name(quant)],
+        RepoWhat::Quant(None) => {
+            let quants = PREFERENCE.iter().filter_map(|label| label.parse::<Quant>().ok());
+            let supported = quants.filter(Quant::is_supported);
+            supported.map(|quant| reference.model_name(&quant)).collect()
+        }
     }
 }
 
