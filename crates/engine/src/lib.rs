@@ -36,7 +36,7 @@ pub use arch::architectures;
 pub use error::Error;
 pub use evaluate::evaluate;
 pub use hparams::{Hparams, RopeHparams};
-pub use model::Model;
+pub use model::{Model, Part, Shape};
 pub use sampler::sample;
 pub use sequence::Sequence;
 pub use shard::{Output, Segment, Shard};

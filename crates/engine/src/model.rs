@@ -20,6 +20,35 @@ pub struct Model {
     weights: Weights,
 }
 
+/// What the parts of a model weigh, for whoever cuts it over devices.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Shape {
+    /// The layers, `[n_layer]`.
+    pub layers: Vec<Part>,
+    /// Bytes of the table of embeddings, of which a step reads a row for each token.
+    pub embedding_bytes: u64,
+    /// The output head, with the last norm.
+    pub head: Part,
+    /// Whether the head is the table of embeddings.
+    pub is_head_tied: bool,
+}
+
+/// A part of a model.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Part {
+    /// Bytes of its weights.
+    pub n_bytes: u64,
+    /// Multiply-accumulates for each token, without attention.
+    pub n_macs: u64,
+}
+
+impl Part {
+    fn add(&mut self, other: Self) {
+        self.n_bytes += other.n_bytes;
+        self.n_macs += other.n_macs;
+    }
+}
+
 impl Model {
     /// Checks the hyper-parameters, and every tensor's presence, type and shape.
     ///
@@ -65,6 +94,34 @@ impl Model {
     pub fn kv_bytes(&self, layers: LayerRange, n_ctx: usize) -> u64 {
         let per_position = 2 * size_of::<u16>() as u64 * self.hparams.n_embd_kv() as u64;
         per_position * u64::from(layers.n_layer()) * n_ctx as u64
+    }
+
+    /// What each part of the model weighs.
+    pub fn shape(&self) -> Shape {
+        let mut shape = Shape {
+            layers: vec![Part::default(); self.n_layer() as usize],
+            embedding_bytes: 0,
+            head: Part::default(),
+            is_head_tied: self.weights.output.name() == self.weights.token_embd.name(),
+        };
+        for tensor in self.gguf.tensors() {
+            let is_matrix = tensor.shape.len() > 1;
+            let n_macs = if is_matrix { tensor.shape.iter().product() } else { 0 };
+            let part = Part { n_bytes: tensor.n_bytes, n_macs };
+            let layer = tensor.name.strip_prefix("blk.").and_then(|rest| rest.split_once('.'));
+            let layer = layer.and_then(|(layer, _)| layer.parse::<usize>().ok());
+            if let Some(layer) = layer.and_then(|layer| shape.layers.get_mut(layer)) {
+                layer.add(part);
+            } else if tensor.name == self.weights.token_embd.name() {
+                shape.embedding_bytes += tensor.n_bytes;
+                if shape.is_head_tied {
+                    shape.head.add(part);
+                }
+            } else {
+                shape.head.add(part);
+            }
+        }
+        shape
     }
 
     pub(crate) fn architecture(&self) -> &'static Architecture {
