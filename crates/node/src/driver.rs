@@ -10,9 +10,11 @@
 //!   Gap { have }          → once nothing is under way, begin again from `have`
 //! ```
 //!
-//! The log is the whole state of a request: whatever a stage has lost is computed again from it.
+//! The log is the whole state of a request: whatever a stage has lost is computed again from it. So is what got lost on the
+//! way: steps that are not answered for a while are sent again. An answer that comes twice does no harm, since it says to which
+//! position it belongs, and its token is the same.
 
-use std::{sync::Arc, time::Instant};
+use std::{collections::VecDeque, sync::Arc, time::Instant};
 
 use shoal_cluster::Liveness;
 use shoal_proto::{
@@ -38,6 +40,8 @@ pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
 /// Tokens of one prefill chunk: small enough that stages overlap and neighbours get their turn, large enough for the prefill
 /// kernels to reuse each weight.
 const CHUNK_TOKENS: usize = 64;
+/// First wait before unanswered steps are sent again; it doubles, so that a stage that is only slow is not buried in copies.
+const RESEND_MIN: Duration = Duration::from_secs(3);
 /// Longest wait for a step. A phone needs seconds for a chunk of a big model beside other requests; a minute without a sign
 /// is a failure that nothing else has noticed.
 const STEP_TIMEOUT: Duration = Duration::from_secs(60);
@@ -77,8 +81,13 @@ struct Driver {
     log: Vec<TokenId>,
     /// Tokens of the log that have been sent.
     n_sent: usize,
-    /// Steps sent and not answered.
-    n_in_flight: usize,
+    /// Tokens that every stage has computed.
+    n_settled: usize,
+    /// Where the steps end that were sent and not answered.
+    in_flight: VecDeque<usize>,
+    /// When a stage was last heard of, and when unanswered steps are sent again.
+    heard: Instant,
+    resend_at: Instant,
     /// Where to begin again once nothing is under way.
     gap: Option<usize>,
     n_cached: usize,
@@ -103,7 +112,10 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
         events,
         log,
         n_sent: n_cached,
-        n_in_flight: 0,
+        n_settled: n_cached,
+        in_flight: VecDeque::new(),
+        heard: started,
+        resend_at: started + RESEND_MIN,
         gap: None,
         n_cached,
         started,
@@ -128,11 +140,17 @@ impl Driver {
             let body = tokio::select! {
                 biased;
                 () = self.events.closed() => return Outcome::Cancelled,
-                frame = tokio::time::timeout(STEP_TIMEOUT, self.frames.frames.recv()) => match frame {
-                    Ok(Some(frame)) => frame.body,
-                    Ok(None) => return Outcome::Cancelled,
-                    Err(_) => return Outcome::Failed(Error::StageSilent { after: STEP_TIMEOUT }),
+                frame = self.frames.frames.recv() => match frame {
+                    Some(frame) => frame.body,
+                    None => return Outcome::Cancelled,
                 },
+                () = tokio::time::sleep_until(self.resend_at.into()) => {
+                    if self.heard.elapsed() > STEP_TIMEOUT {
+                        return Outcome::Failed(Error::StageSilent { after: STEP_TIMEOUT });
+                    }
+                    self.send_again();
+                    continue;
+                }
                 Ok(()) = changes.changed() => {
                     if let Some(error) = self.lost_stage() {
                         return Outcome::Failed(error);
@@ -140,9 +158,12 @@ impl Driver {
                     continue;
                 }
             };
+            self.heard = Instant::now();
+            self.resend_at = self.heard + RESEND_MIN;
             match body {
                 Body::Done { position, token } => {
-                    self.n_in_flight = self.n_in_flight.saturating_sub(1);
+                    self.in_flight.retain(|&end| end > position as usize);
+                    self.n_settled = self.n_settled.max(position as usize);
                     let Some(token) = token else { continue };
                     if position as usize != self.log.len() {
                         debug!(position, "token for a position that is settled");
@@ -154,7 +175,7 @@ impl Driver {
                     }
                 }
                 Body::Gap { have } => {
-                    self.n_in_flight = self.n_in_flight.saturating_sub(1);
+                    self.in_flight.pop_front();
                     let have = have as usize;
                     self.gap = Some(self.gap.map_or(have, |gap| gap.min(have)));
                 }
@@ -196,18 +217,31 @@ impl Driver {
         reason.map(Outcome::Finished)
     }
 
+    /// Prepares to send the steps again that nobody has answered.
+    fn send_again(&mut self) {
+        let waited = self.resend_at - self.heard;
+        self.resend_at += waited;
+        let Some(end) = self.in_flight.front() else { return };
+        debug!(sequence = %self.sequence, end, "steps are sent again");
+        // Their beginning is where the step before them ended; a stage that holds more drops it.
+        let n_settled = self.n_settled.min(self.n_sent);
+        self.gap = Some(self.gap.map_or(n_settled, |gap| gap.min(n_settled)));
+        self.in_flight.clear();
+    }
+
     /// Sends what can be sent now.
     async fn send_chunks(&mut self) {
         if let Some(have) = self.gap {
-            if self.n_in_flight > 0 {
+            if !self.in_flight.is_empty() {
                 return;
             }
             debug!(sequence = %self.sequence, have, "stages lack a part of the sequence");
             self.n_sent = have.min(self.n_sent);
+            self.n_settled = self.n_settled.min(have);
             self.n_cached = self.n_cached.min(have);
             self.gap = None;
         }
-        while self.n_sent < self.log.len() && self.n_in_flight < STEPS_IN_FLIGHT_MAX {
+        while self.n_sent < self.log.len() && self.in_flight.len() < STEPS_IN_FLIGHT_MAX {
             let end = self.log.len().min(self.n_sent + CHUNK_TOKENS);
             let is_last = end == self.log.len();
             let step = Step {
@@ -220,7 +254,7 @@ impl Driver {
             let first = self.job.instance.placement.stages[0].node;
             self.ctx.router.send(first, self.frame(Body::Step(step))).await;
             self.n_sent = end;
-            self.n_in_flight += 1;
+            self.in_flight.push_back(end);
         }
     }
 

@@ -10,18 +10,23 @@
 //!      ── peers ── connections ──────┘                                      control plane
 //! ```
 
+mod admission;
 pub mod bench;
 mod data_dir;
 mod driver;
 mod error;
 mod files;
 mod generate;
+mod instances;
+mod inventory;
 mod memory;
 mod models;
+mod network;
 mod node;
 mod obtain;
 mod peers;
 mod plan;
+mod planning;
 mod remembered;
 mod router;
 mod runner;
@@ -35,7 +40,8 @@ pub use error::Error;
 pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
-pub use node::{Config, InstanceStatus, ModelEntry, NetworkConfig, Node, NodeStatus};
+pub use instances::InstanceStatus;
+pub use node::{Config, ModelEntry, NetworkConfig, Node, NodeStatus};
 pub use plan::{
     Finding, Help, InviteOptions, LeftOut, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
 };

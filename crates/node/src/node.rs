@@ -42,8 +42,6 @@ use crate::{
 
 /// Positions of a sequence unless the user asks for another number: what a phone's memory bears with a 3B model.
 pub(crate) const N_CTX_DEFAULT: u32 = 4096;
-/// Longest wait until a peer has loaded its stage: it maps a file, which takes seconds even from slow flash.
-const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 /// Longest wait for the tasks of a node that shuts down.
 const SHUTDOWN_TIMEOUT: Duration = Duration::from_secs(5);
 /// Memory that a node offers when the system does not tell how much is available.
@@ -66,6 +64,8 @@ pub struct Config {
     pub n_ctx: Option<u32>,
     /// The instruction set by name; `None` for the best that the CPU has.
     pub isa: Option<String>,
+    /// How long a model that a request placed stays without another request; `None` for ten minutes.
+    pub unload_after: Option<Duration>,
     /// Where models are kept and come from; `None` for a node with the demonstration model and paths only.
     pub library: Option<LibraryConfig>,
 }
@@ -79,6 +79,23 @@ pub struct NetworkConfig {
     pub port: u16,
     /// A ticket of the cluster to join.
     pub join: Option<String>,
+    /// Whether to look for members in the local network, and to answer those who look. Without it, members find each other by
+    /// tickets, by `peers`, and where they were last.
+    pub discovery: bool,
+    /// Where members may be: addresses to look at first.
+    pub peers: Vec<SocketAddr>,
+    /// A relay of the user's own, for networks whose devices cannot reach each other.
+    pub relay: Option<String>,
+}
+
+impl NetworkConfig {
+    /// The interfaces to use.
+    pub(crate) fn chosen(&self) -> Interfaces {
+        match self.interfaces.as_slice() {
+            [] => Interfaces::All,
+            names => Interfaces::Named(names.to_vec()),
+        }
+    }
 }
 
 /// A model that requests may name.
@@ -113,25 +130,6 @@ pub struct NodeStatus {
     pub vitals: Option<Vitals>,
 }
 
-/// An instance as this node sees it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct InstanceStatus {
-    /// The shared record.
-    pub record: InstanceRecord,
-    /// `placing`, `fetching`, `loading`, `ready`, `healing` or `failed`.
-    pub state: &'static str,
-    /// Why it failed, or what it waits for.
-    pub why: Option<String>,
-    /// Bytes that its nodes have, and need, while they fetch.
-    pub progress: Option<(u64, u64)>,
-    /// Answers of it that this node drives.
-    pub n_requests: usize,
-    /// Speed of one conversation as the planner predicted it, in tokens per second.
-    pub predicted_per_s: Option<f64>,
-    /// The same as measured over the latest answers that this node drove.
-    pub measured_per_s: Option<f64>,
-}
-
 /// What a user's text names.
 #[derive(Debug)]
 pub(crate) enum Named {
@@ -152,14 +150,16 @@ pub(crate) struct Inner {
     id: NodeId,
     config: Config,
     endpoint: Option<Endpoint>,
+    membership: Option<Membership>,
     library: Option<Library>,
     models: Models,
     obtaining: Obtaining,
     peers: Arc<Peers>,
     router: Arc<Router>,
     sequences: Arc<Sequences>,
-    /// The stages that run here.
-    stages: Mutex<HashMap<InstanceId, StageRecord>>,
+    pub(crate) instances: Instances,
+    /// When the bandwidth of the link to a peer was measured last.
+    bandwidths: Mutex<HashMap<NodeId, Instant>>,
     started_s: u64,
     tasks: TaskTracker,
     cancel: CancellationToken,
@@ -182,30 +182,24 @@ impl Node {
             None => None,
         };
         let lock = config.data_dir.as_deref().map(data_dir::claim).transpose()?;
-        let (id, endpoint) = match &config.network {
-            None => (NodeId([0; 32]), None),
-            Some(network) => {
-                let (identity, secret) = credentials(&config, ticket.as_ref())?;
-                let endpoint = bind(network, identity, secret).await?;
-                (endpoint.id(), Some(endpoint))
-            }
+        let online = match &config.network {
+            None => None,
+            Some(network) => Some(go_online(&config, network).await?),
         };
-        let record = NodeRecord {
-            id,
-            version: u64::try_from(now.as_millis()).unwrap_or_default(),
-            run: crate::random_u64()?,
-            name: config.name.clone(),
-            addrs: endpoint.as_ref().map(Endpoint::addrs).unwrap_or_default(),
-            software: env!("CARGO_PKG_VERSION").to_owned(),
-            isa,
-            memory_bytes: crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT),
-            profile: None,
-            models: Vec::new(),
-            stages: Vec::new(),
-            links: Vec::new(),
-        };
+        let endpoint = online.as_ref().map(|online| online.endpoint.clone());
+        let membership = online.as_ref().map(|online| online.membership.clone());
+        let id = endpoint.as_ref().map_or(NodeId([0; 32]), Endpoint::id);
+        let run = crate::random_u64()?;
+        let record = own_record(&config, id, run, endpoint.as_ref(), isa, now);
         let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
-        let peers = Peers::new(endpoint.clone(), record, remembered, &tasks, &cancel);
+        let peers = Peers::new(
+            endpoint.clone(),
+            membership.clone(),
+            record,
+            remembered,
+            &tasks,
+            &cancel,
+        );
         let library = config.library.clone().map(Library::open).transpose()?;
         if let (Some(library), Some(endpoint)) = (&library, &endpoint) {
             library.join(ClusterFiles::new(id, endpoint.clone(), Arc::clone(&peers)));
@@ -216,28 +210,62 @@ impl Node {
             id,
             config,
             endpoint,
+            membership,
             library,
             models: Models::default(),
             obtaining: Obtaining::default(),
             peers: Arc::clone(&peers),
             router,
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
-            stages: Mutex::default(),
+            instances: Instances::default(),
+            bandwidths: Mutex::default(),
             started_s: now.as_secs(),
             tasks,
             cancel,
             _lock: lock,
         });
         peers.start(&inner);
-        if let Some(ticket) = ticket {
-            let joined = peers.dial(ticket.node(), ticket.addrs(), &inner).await;
-            if let Err(error) = joined {
-                Self { inner }.shutdown().await;
-                return Err(Error::join(error));
-            }
-            info!(peer = %ticket.node().short(), "joined");
+        let node = Self { inner };
+        if let Err(error) = node.start_tasks(online, ticket, run).await {
+            node.shutdown().await;
+            return Err(error);
         }
-        Ok(Self { inner })
+        Ok(node)
+    }
+
+    /// Starts what goes on beside requests: discovery, measuring, tidying up; and joins the cluster of a ticket.
+    async fn start_tasks(
+        &self,
+        online: Option<Online>,
+        ticket: Option<Ticket>,
+        run: u64,
+    ) -> Result<(), Error> {
+        let inner = &self.inner;
+        inner.spawn(inventory::publish(Arc::clone(inner)));
+        let node = self.clone();
+        inner.spawn(async move {
+            let mut checks = tokio::time::interval(instances::IDLE_CHECK);
+            loop {
+                checks.tick().await;
+                node.drop_idle().await;
+            }
+        });
+        let Some(Online { endpoint, membership }) = online else { return Ok(()) };
+        let discovery = network::start_discovery(inner, run)?;
+        inner.spawn(network::follow_addrs(Arc::clone(inner), endpoint, discovery.clone()));
+        inner.spawn(network::pass_on_rolls(Arc::clone(inner), membership.clone()));
+        inner.spawn(network::publish_links(Arc::clone(inner)));
+        if let Some(discovery) = discovery {
+            inner.spawn(network::discover(Arc::clone(inner), discovery, membership.clone()));
+        }
+        let Some(ticket) = ticket else { return Ok(()) };
+        if !membership.is_member(ticket.node()) {
+            return self.join_by(&ticket).await;
+        }
+        // The ticket of a cluster that this node has joined before: a start script keeps it for ever.
+        let (node, addrs) = (ticket.node(), ticket.addrs().to_vec());
+        inner.peers.apply(ClusterEvent::Hint { node, addrs });
+        Ok(())
     }
 
     /// The node's identity; all zero for a node without a network.
@@ -256,7 +284,7 @@ impl Node {
     /// If the model is unknown, a parameter is out of range, or the prompt does not fit.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
         check(&request)?;
-        let instance = self.instance_for(&request.model)?;
+        let instance = self.instance_for(&request.model).await?;
         let opened = self.inner.open(&instance.model).await?;
         let prompt = tokenize(&opened, &request.prompt)?;
         let n_ctx = instance.n_ctx;
@@ -279,7 +307,7 @@ impl Node {
     /// The models that requests may name.
     pub async fn models(&self) -> Vec<ModelEntry> {
         let mut models: Vec<ModelEntry> = Vec::new();
-        for instance in self.newest_instances() {
+        for InstanceStatus { record: instance, .. } in self.instances() {
             if models.iter().any(|model| model.id == instance.model.name) {
                 continue;
             }
@@ -306,133 +334,16 @@ impl Node {
                 is_self: false,
                 liveness: state.liveness(record.id, now).as_str().to_owned(),
                 rtt: None,
-                vitals: None,
+                vitals: state.vitals(record.id).copied(),
             };
             state.members().map(|member| status(&member.record)).collect()
         });
         nodes.iter_mut().for_each(|node| node.rtt = peers.rtt(node.record.id));
         nodes.sort_by(|a, b| (&a.record.name, a.record.id).cmp(&(&b.record.name, b.record.id)));
-        let record = peers.record();
-        nodes.insert(
-            0,
-            NodeStatus { record, is_self: true, liveness: "alive".into(), rtt: None, vitals: None },
-        );
+        let (record, vitals) = (peers.record(), peers.vitals(self.inner.id));
+        let own = NodeStatus { record, is_self: true, liveness: "alive".into(), rtt: None, vitals };
+        nodes.insert(0, own);
         nodes
-    }
-
-    /// The instances that this node knows.
-    pub fn instances(&self) -> Vec<InstanceStatus> {
-        self.newest_instances().into_iter().map(|record| self.status(record)).collect()
-    }
-
-    /// Places a model over `n_nodes` nodes, this one first, and waits until every stage is ready.
-    ///
-    /// # Errors
-    /// If the model cannot be opened here or there, does not fit, or there are too few nodes.
-    pub async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {
-        let PlaceRequest { model, min_nodes, n_ctx, .. } = request;
-        let (model, n_nodes) = (model.as_str(), min_nodes.unwrap_or(1));
-        let named = self.resolve(model).await?;
-        let opened = match &named {
-            Named::Files(files) => {
-                self.inner.models.open_files(self.library(model)?, files).await?
-            }
-            Named::Here(name) => self.inner.models.open(name).await?,
-        };
-        let trained = opened.model.hparams().n_ctx_train;
-        let n_ctx = n_ctx.or(self.inner.config.n_ctx).unwrap_or(N_CTX_DEFAULT.min(trained));
-        if !(1..=trained).contains(&n_ctx) {
-            return Err(Error::InvalidParameter {
-                name: "context".into(),
-                message: format!("expected 1 to {trained} positions, got {n_ctx}"),
-            });
-        }
-        let mut candidates = self.inner.peers.alive();
-        candidates.sort_by_key(|record| (std::cmp::Reverse(record.memory_bytes), record.id));
-        candidates.insert(0, self.inner.peers.record());
-        let candidates: Vec<Candidate> = candidates
-            .iter()
-            .map(|record| Candidate { node: record.id, memory_bytes: record.memory_bytes })
-            .collect();
-        let mut reference = opened.reference();
-        if n_nodes > 1 && reference.files.is_none() && reference.name != shoal_hub::DEMO {
-            // Other nodes need not have the file: they can get it from here.
-            reference.files = self.identify(&reference.name).await?;
-        }
-        let weigh = |layers: LayerRange| opened.stage_bytes(layers, n_ctx);
-        let placement = shoal_cluster::place(reference.n_layer, weigh, &candidates, n_nodes)?;
-        let id = InstanceId(crate::random_u64()?);
-        let (epoch, phase) = (Epoch::first(self.inner.id), Phase::Ready);
-        let unload_after_s = None;
-        let record =
-            InstanceRecord { id, epoch, phase, model: reference, placement, n_ctx, unload_after_s };
-        self.obtain_everywhere(&record).await?;
-        if let Err(error) = self.load_everywhere(&record).await {
-            self.unload_everywhere(&record).await;
-            return Err(error);
-        }
-        self.inner.peers.apply(ClusterEvent::Instance(record.clone()));
-        let peers = self.inner.records_of(&record);
-        self.inner.peers.tell_all(&Request::Publish { instance: record.clone(), peers }).await;
-        info!(model = %record.model.name, n_stages = record.placement.stages.len(), "placed");
-        Ok(self.status(record))
-    }
-
-    /// Drops an instance everywhere.
-    ///
-    /// # Errors
-    /// If this node does not know it.
-    pub async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
-        let record = self.inner.peers.read(|state, _| state.instance(instance).cloned());
-        let record = record.ok_or(Error::UnknownInstance { id: instance })?;
-        self.unload_everywhere(&record).await;
-        Ok(())
-    }
-
-    /// Says how a model would be placed and how fast it would be, without placing it.
-    ///
-    /// # Errors
-    /// As [`place`](Self::place).
-    pub async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
-        Err(Error::UnknownModel { name: request.model, known: Vec::new() })
-    }
-
-    /// Joins another cluster and leaves the present one.
-    ///
-    /// # Errors
-    /// If the ticket is not good, or its node does not answer.
-    pub async fn join(&self, ticket: &str) -> Result<(), Error> {
-        ticket.parse::<Ticket>().map_err(Error::Ticket)?;
-        Err(Error::Offline)
-    }
-
-    /// Leaves the cluster for good; the node is alone afterwards.
-    ///
-    /// # Errors
-    /// If the node has no network.
-    pub async fn leave(&self) -> Result<(), Error> {
-        Err(Error::Offline)
-    }
-
-    /// Removes a node from the cluster for good: its key is refused from now on.
-    ///
-    /// # Errors
-    /// If the node is unknown or this one.
-    pub async fn forget(&self, node: NodeId) -> Result<(), Error> {
-        Err(Error::UnknownNode { node })
-    }
-
-    /// What stands between this node and its peers.
-    pub async fn doctor(&self) -> Vec<Finding> {
-        Vec::new()
-    }
-
-    /// Returns a ticket that admits another device to this node's cluster.
-    ///
-    /// # Errors
-    /// If the node has no network.
-    pub fn invite(&self, _options: InviteOptions) -> Result<String, Error> {
-        self.inner.endpoint.as_ref().map(|it| it.ticket().to_string()).ok_or(Error::Offline)
     }
 
     /// Ends the node: requests are cancelled, stages end, connections close.
@@ -454,105 +365,57 @@ impl Node {
         &self.inner
     }
 
+    /// A handle for a task of its own.
+    pub(crate) fn share(&self) -> Arc<Inner> {
+        Arc::clone(&self.inner)
+    }
+
+    pub(crate) fn of(inner: &Arc<Inner>) -> Self {
+        Self { inner: Arc::clone(inner) }
+    }
+
     /// The library, for a model that needs one.
     pub(crate) fn library(&self, model: &str) -> Result<&Library, Error> {
         self.inner.library.as_ref().ok_or_else(|| Error::NoLibrary { name: model.to_owned() })
     }
 
-    /// Instances, the newest placement of each model first: those that this node can use at once before the others.
-    fn newest_instances(&self) -> Vec<InstanceRecord> {
-        let placed = self.inner.stages_here();
-        let mut instances: Vec<InstanceRecord> =
-            self.inner.peers.read(|state, _| state.instances().cloned().collect());
-        instances.retain(|record| record.phase == Phase::Ready);
-        instances.sort_by_key(|record| {
-            let n_stages = record.placement.stages.len();
-            (std::cmp::Reverse(n_stages), !placed.contains_key(&record.id), record.id)
-        });
-        instances
-    }
-
-    /// The instance that answers for a model: by its id, else the one whose every node lives and that was spread widest, since
-    /// somebody asked for that by hand.
-    fn instance_for(&self, model: &str) -> Result<InstanceRecord, Error> {
-        let instances = self.newest_instances();
-        let names =
-            |record: &&InstanceRecord| record.model.name == model || record.id.to_string() == model;
-        let ready = instances.iter().filter(names).find(|record| self.missing(record).is_none());
-        match ready.or_else(|| instances.iter().find(names)) {
-            Some(record) => match self.missing(record) {
-                None => Ok(record.clone()),
-                Some((node, layers)) => Err(Error::StageLost { node, layers }),
-            },
-            None => {
-                let mut known: Vec<String> =
-                    instances.into_iter().map(|record| record.model.name).collect();
-                known.sort();
-                known.dedup();
-                Err(Error::UnknownModel { name: model.to_owned(), known })
-            }
-        }
-    }
-
-    /// A stage of an instance whose node is dead.
-    fn missing(&self, record: &InstanceRecord) -> Option<(NodeId, LayerRange)> {
-        self.inner.peers.read(|state, now| {
-            let dead = shoal_cluster::Liveness::Dead;
-            let mut stages = record.placement.stages.iter();
-            stages
-                .find(|stage| state.liveness(stage.node, now) == dead)
-                .map(|stage| (stage.node, stage.layers))
-        })
-    }
-
-    fn status(&self, record: InstanceRecord) -> InstanceStatus {
-        let missing = self.missing(&record);
-        let why = missing
-            .map(|(node, layers)| format!("layers {layers} lost with node {}", node.short()));
-        InstanceStatus {
-            state: if why.is_some() { "healing" } else { record.phase.as_str() },
-            record,
-            why,
-            progress: None,
-            n_requests: 0,
-            predicted_per_s: None,
-            measured_per_s: None,
-        }
-    }
-
-    /// Loads every stage, all nodes at once.
-    async fn load_everywhere(&self, record: &InstanceRecord) -> Result<(), Error> {
-        let loads = record.placement.stages.iter().map(|stage| async {
-            if stage.node == self.inner.id {
-                return self.inner.load(record).await;
-            }
-            let peers = self.inner.records_of(record);
-            let request = Request::Load { instance: record.clone(), peers };
-            match self.inner.peers.ask(stage.node, &request, LOAD_TIMEOUT).await? {
-                Response::Ok => Ok(()),
-                Response::Refused { message } => {
-                    Err(Error::LoadRefused { node: stage.node, message })
-                }
-                other => Err(Error::LoadRefused {
-                    node: stage.node,
-                    message: format!("an answer that does not fit: {other:?}"),
-                }),
-            }
-        });
-        futures_util::future::try_join_all(loads).await.map(|_| ())
-    }
-
-    async fn unload_everywhere(&self, record: &InstanceRecord) {
-        let dropped = InstanceRecord { phase: Phase::Dropped, ..record.clone() };
-        self.inner.take_in(dropped.clone());
-        let request = Request::Publish { instance: dropped, peers: Vec::new() };
-        self.inner.peers.tell_all(&request).await;
-    }
 }
 
 impl Inner {
     pub(crate) fn library(&self) -> Option<&Library> {
         self.library.as_ref()
+    }
+
+    pub(crate) fn endpoint(&self) -> Option<&Endpoint> {
+        self.endpoint.as_ref()
+    }
+
+    pub(crate) fn membership(&self) -> Option<&Membership> {
+        self.membership.as_ref()
+    }
+
+    pub(crate) fn bandwidths(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.bandwidths.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn config(&self) -> &Config {
+        &self.config
+    }
+
+    pub(crate) fn router(&self) -> &Router {
+        &self.router
+    }
+
+    pub(crate) fn sequences(&self) -> &Sequences {
+        &self.sequences
+    }
+
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+
+    pub(crate) fn cancel(&self) -> &CancellationToken {
+        &self.cancel
     }
 
     pub(crate) fn obtaining(&self) -> &Obtaining {
@@ -573,90 +436,18 @@ impl Inner {
         self.tasks.spawn(async move { cancel.run_until_cancelled(task).await });
     }
 
-    /// Runs this node's stage of an instance.
-    async fn load(&self, record: &InstanceRecord) -> Result<(), Error> {
-        let stages = &record.placement.stages;
-        let stage_idx = stages
-            .iter()
-            .position(|stage| stage.node == self.id)
-            .ok_or(Error::UnknownInstance { id: record.id })?;
-        let opened = self.open(&record.model).await?;
-        if opened.source.fingerprint != record.model.fingerprint {
-            return Err(Error::DifferentModel { name: record.model.name.clone() });
-        }
-        if !record.placement.covers(opened.model.n_layer())
-            || !(1..=opened.model.hparams().n_ctx_train).contains(&record.n_ctx)
-        {
-            return Err(Error::StageFailed {
-                message: "the placement does not fit the model".into(),
-            });
-        }
-        if let (Some(library), Some(files)) = (&self.library, &opened.files) {
-            // It is there if it was obtained before; a hole in the file would be read as zeros.
-            library.obtain(files, models::stage(stages[stage_idx].layers)).await?;
-        }
-        let spec = Spec {
-            instance: record.clone(),
-            stage_idx,
-            n_threads: self.config.n_threads,
-            isa: self.config.isa.clone(),
-        };
-        let model = Arc::clone(&opened.model);
-        let runner = RunnerHandle::start(spec, model, self.router.outbox()).await?;
-        self.router.add_runner(record.id, record.epoch, runner);
-        let layers = stages[stage_idx].layers;
-        let n_bytes = opened.stage_bytes(layers, record.n_ctx);
-        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
-        self.stages_here().insert(record.id, stage);
-        self.publish_stages();
-        Ok(())
-    }
-
     /// Opens the model that a record refers to.
-    async fn open(&self, reference: &ModelRef) -> Result<Arc<Opened>, Error> {
+    pub(crate) async fn open(&self, reference: &ModelRef) -> Result<Arc<Opened>, Error> {
         self.models.open_ref(self.library.as_ref(), reference).await
     }
 
-    /// The records of the nodes that run an instance's stages.
-    fn records_of(&self, instance: &InstanceRecord) -> Vec<NodeRecord> {
-        let own = self.peers.record();
-        self.peers.read(|state, _| {
-            let record = |id| if id == own.id { Some(&own) } else { state.record(id) };
-            let stages = instance.placement.stages.iter();
-            stages.filter_map(|stage| record(stage.node).cloned()).collect()
-        })
-    }
-
-    /// Takes in an instance as somebody says it is now, and ends the stage that it outdates.
-    fn take_in(&self, instance: InstanceRecord) {
-        let (id, epoch, is_dropped) =
-            (instance.id, instance.epoch, instance.phase == Phase::Dropped);
-        self.peers.apply(ClusterEvent::Instance(instance));
-        if is_dropped {
-            self.sequences.forget(id);
-            if self.router.remove_runner(id, epoch) {
-                self.stages_here().remove(&id);
-                self.publish_stages();
-            }
-        }
-    }
-
-    fn publish_stages(&self) {
-        let mut stages: Vec<StageRecord> = self.stages_here().values().cloned().collect();
-        stages.sort_by_key(|stage| stage.instance);
-        self.peers.set_stages(stages);
-    }
-
-    fn stages_here(&self) -> MutexGuard<'_, HashMap<InstanceId, StageRecord>> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 impl Handler for Inner {
-    async fn handle(&self, peer: NodeId, request: Request) -> Response {
+    async fn handle(self: &Arc<Self>, peer: NodeId, request: Request) -> Response {
         match request {
             Request::Load { instance, peers } => {
-                self.peers.meet(peers);
+                self.peers.meet(peers, self);
                 match self.load(&instance).await {
                     Ok(()) => Response::Ok,
                     Err(error) => {
@@ -665,8 +456,12 @@ impl Handler for Inner {
                     }
                 }
             }
+            Request::Progress { instance, epoch, n_bytes, n_total } => {
+                self.instances.set_progress(instance, epoch, n_bytes, n_total);
+                Response::Ok
+            }
             Request::Publish { instance, peers } => {
-                self.peers.meet(peers);
+                self.peers.meet(peers, self);
                 self.take_in(instance);
                 Response::Ok
             }
@@ -679,7 +474,6 @@ impl Handler for Inner {
             | Request::Roll(_)
             | Request::Leave
             | Request::Echo { .. }
-            | Request::Progress { .. }
             | Request::StageLost { .. } => {
                 Response::Refused { message: "answered by the control plane itself".into() }
             }
@@ -688,6 +482,19 @@ impl Handler for Inner {
 
     async fn peer_lost(&self, peer: NodeId) {
         self.router.drop_peer(peer).await;
+    }
+
+    fn peer_connected(&self, peer: NodeId) {
+        self.router.renew_link(peer);
+    }
+
+    fn records_changed(&self) {
+        self.end_outdated();
+    }
+
+    fn heal(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, lost: Vec<NodeId>) {
+        let node = Node::of(self);
+        self.spawn(async move { node.heal(instance, epoch, lost).await });
     }
 
     fn connection(&self, connection: Connection) {
@@ -701,47 +508,61 @@ impl Handler for Inner {
     }
 }
 
-/// Binds the endpoint, on the preferred port if it is free.
-async fn bind(
-    network: &NetworkConfig,
-    identity: Identity,
-    secret: ClusterSecret,
-) -> Result<Endpoint, shoal_net::Error> {
-    let interfaces = match network.interfaces.as_slice() {
-        [] => Interfaces::All,
-        names => Interfaces::Named(names.to_vec()),
-    };
-    let timing = Timing::default();
-    let config = EndpointConfig { identity, secret, interfaces, port: network.port, timing };
-    match Endpoint::bind(config.clone()).await {
-        Err(shoal_net::Error::Bind { .. }) if network.port != 0 => {
-            Endpoint::bind(EndpointConfig { port: 0, ..config }).await
-        }
-        bound => bound,
-    }
+/// The network's parts of a node.
+struct Online {
+    endpoint: Endpoint,
+    membership: Membership,
 }
 
-/// The node's key and its cluster's secret: from the data directory, from a ticket, or new.
-fn credentials(
-    config: &Config,
-    ticket: Option<&Ticket>,
-) -> Result<(Identity, ClusterSecret), Error> {
+/// Reads the node's key and its cluster, or makes them, and binds the endpoint, on the preferred port if it is free.
+async fn go_online(config: &Config, network: &NetworkConfig) -> Result<Online, Error> {
     let dir = config.data_dir.as_deref();
     let identity = match dir {
         Some(dir) => Identity::load_or_create(&dir.join("identity"))?,
         None => Identity::generate()?,
     };
-    let path = dir.map(|dir| dir.join("cluster-secret"));
-    let secret = match (ticket, path) {
-        (Some(ticket), Some(path)) => {
-            ticket.secret().save(&path)?;
-            ticket.secret().clone()
-        }
-        (Some(ticket), None) => ticket.secret().clone(),
-        (None, Some(path)) => ClusterSecret::load_or_create(&path)?,
-        (None, None) => ClusterSecret::generate()?,
+    let path = dir.map(|dir| dir.join("membership"));
+    let membership = Membership::load_or_create(path.as_deref(), identity.id())?;
+    let interfaces = network.chosen();
+    let config = EndpointConfig {
+        identity,
+        membership: membership.clone(),
+        interfaces,
+        port: network.port,
+        timing: Timing::default(),
     };
-    Ok((identity, secret))
+    let endpoint = match Endpoint::bind(config.clone()).await {
+        Err(shoal_net::Error::Bind { .. }) if network.port != 0 => {
+            Endpoint::bind(EndpointConfig { port: 0, ..config }).await?
+        }
+        bound => bound?,
+    };
+    Ok(Online { endpoint, membership })
+}
+
+/// What a node that has just started says about itself.
+fn own_record(
+    config: &Config,
+    id: NodeId,
+    run: u64,
+    endpoint: Option<&Endpoint>,
+    isa: String,
+    now: Duration,
+) -> NodeRecord {
+    NodeRecord {
+        id,
+        version: u64::try_from(now.as_millis()).unwrap_or_default(),
+        run,
+        name: config.name.clone(),
+        addrs: endpoint.map(Endpoint::addrs).unwrap_or_default(),
+        software: env!("CARGO_PKG_VERSION").to_owned(),
+        isa,
+        memory_bytes: crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT),
+        profile: None,
+        models: Vec::new(),
+        stages: Vec::new(),
+        links: Vec::new(),
+    }
 }
 
 fn check(request: &GenerateRequest) -> Result<(), Error> {

@@ -25,6 +25,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// walk from one WiFi to another should be survived.
 const STANDSTILL_MAX: Duration = Duration::from_secs(300);
 
+/// How often peers are told how far a placement is.
+const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 /// How long a result waits for the peer that asked: some of its polls.
 const RESULT_KEPT: Duration = Duration::from_secs(10);
 
@@ -47,6 +49,16 @@ enum Job {
 impl Obtaining {
     fn lock(&self) -> MutexGuard<'_, Jobs> {
         self.jobs.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the peers of a placement have of their shares, and need, in bytes.
+#[derive(Debug, Default)]
+struct Shares(Mutex<HashMap<NodeId, (u64, u64)>>);
+
+impl Shares {
+    fn lock(&self) -> MutexGuard<'_, HashMap<NodeId, (u64, u64)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -117,24 +129,54 @@ fn progress(library: &Library, model: &str) -> Response {
 }
 
 impl Node {
-    /// Sees that every node of a placement has what its stage needs. Returns when all have it.
+    /// Sees that every node of a placement has what its stage needs, and tells all peers how far they are. Returns when all
+    /// have it.
     pub(crate) async fn obtain_everywhere(&self, record: &InstanceRecord) -> Result<(), Error> {
         let Some(files) = &record.model.files else { return Ok(()) };
-        let is_alone = record.placement.stages.len() == 1;
-        let shares = record.placement.stages.iter().map(|stage| async {
-            if stage.node != self.id() {
-                return self.obtain_at(stage.node, files, stage.layers).await;
+        let shares = Shares::default();
+        let obtain = record.placement.stages.iter().map(|stage| async {
+            if stage.node == self.id() {
+                self.obtain_here(record, files, stage.layers).await
+            } else {
+                self.obtain_at(stage.node, files, stage.layers, &shares).await
             }
-            // What came from a path of this device needs no library.
-            let Some(library) = self.inner().library().filter(|_| record.model.name == files.name)
-            else {
-                return Ok(());
-            };
-            // Whoever runs all of a model keeps all of it, checked as a whole.
-            let select = if is_alone { models::whole() } else { models::stage(stage.layers) };
-            Ok(library.obtain(files, select).await?)
         });
-        futures_util::future::try_join_all(shares).await.map(drop)
+        let obtained = futures_util::future::try_join_all(obtain);
+        tokio::select! {
+            obtained = obtained => obtained.map(drop),
+            () = self.tell_progress(record, &files.name, &shares) => unreachable!("it has no end"),
+        }
+    }
+
+    async fn obtain_here(
+        &self,
+        record: &InstanceRecord,
+        files: &ModelFiles,
+        layers: LayerRange,
+    ) -> Result<(), Error> {
+        // What came from a path of this device needs no library.
+        let library = self.inner().library().filter(|_| record.model.name == files.name);
+        let Some(library) = library else { return Ok(()) };
+        // Whoever runs all of a model keeps all of it, checked as a whole.
+        let is_alone = record.placement.stages.len() == 1;
+        let select = if is_alone { models::whole() } else { models::stage(layers) };
+        Ok(library.obtain(files, select).await?)
+    }
+
+    /// Tells every peer, again and again, how much of what the placement needs is there.
+    async fn tell_progress(&self, record: &InstanceRecord, model: &str, shares: &Shares) {
+        let (instance, epoch) = (record.id, record.epoch);
+        loop {
+            time::sleep(PROGRESS_INTERVAL).await;
+            let own = self.inner().library().map(Library::downloads).unwrap_or_default();
+            let own = own.iter().find(|download| download.model == model);
+            let own = own.map_or((0, 0), |it| (it.n_bytes, it.n_total));
+            let sum = |a: (u64, u64), b: &(u64, u64)| (a.0 + b.0, a.1 + b.1);
+            let (n_bytes, n_total) = shares.lock().values().fold(own, sum);
+            self.inner().instances.set_progress(instance, epoch, n_bytes, n_total);
+            let request = Request::Progress { instance, epoch, n_bytes, n_total };
+            self.inner().peers().tell_all(&request).await;
+        }
     }
 
     /// Has a peer get its share, however long it takes as long as something arrives.
@@ -143,6 +185,7 @@ impl Node {
         node: NodeId,
         model: &ModelFiles,
         layers: LayerRange,
+        shares: &Shares,
     ) -> Result<(), Error> {
         let request = Request::Obtain { model: model.clone(), layers: Some(layers) };
         let mut best = (0, Instant::now());
@@ -151,6 +194,7 @@ impl Node {
                 Response::Ok => return Ok(()),
                 Response::Obtaining { n_bytes, n_total } => {
                     debug!(node = %node.short(), n_bytes, n_total, "node is getting its share");
+                    shares.lock().insert(node, (n_bytes, n_total));
                     if n_bytes > best.0 {
                         best = (n_bytes, Instant::now());
                     }

@@ -16,10 +16,13 @@ use std::{
 };
 
 use shoal_cluster::{Action, Event, Liveness, State, Timing};
-use shoal_net::{CloseReason, Connection, Endpoint, Plane};
+use shoal_net::{CloseReason, Connection, Endpoint, Membership, Plane};
 use shoal_proto::{
-    Epoch, NodeId,
-    control::{InstanceRecord, NodeRecord, Request, Response, StageRecord, Vitals},
+    Epoch, InstanceId, NodeId, Roll,
+    control::{
+        HeldModel, InstanceRecord, LinkRecord, NodeRecord, Profile, Request, Response, StageRecord,
+        Vitals,
+    },
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -29,17 +32,29 @@ use crate::{Error, remembered};
 
 /// How often the state machine is asked what to do: fine enough that a heartbeat is never late by more than a fifth.
 const TICK: Duration = Duration::from_millis(200);
+/// Longest wait for a sign of an older connection's peer, when another device claims its key: several round trips.
+const OTHER_LIFE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for an answer about records and heartbeats: as long as silence may last before it means death.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// What a node does with requests that concern its stages.
+/// What a node does beside talking: the control plane tells it what happens.
 pub(crate) trait Handler: Send + Sync + 'static {
     /// Answers a request of a peer.
-    fn handle(&self, peer: NodeId, request: Request) -> impl Future<Output = Response> + Send;
+    fn handle(
+        self: &Arc<Self>,
+        peer: NodeId,
+        request: Request,
+    ) -> impl Future<Output = Response> + Send;
     /// A peer is gone for certain or has been silent for too long.
     fn peer_lost(&self, peer: NodeId) -> impl Future<Output = ()> + Send;
+    /// A new control connection to a peer stands, the first one or another.
+    fn peer_connected(&self, peer: NodeId);
     /// A connection of a peer that is not of the control plane stands.
     fn connection(&self, connection: Connection);
+    /// The records of nodes or instances have changed.
+    fn records_changed(&self);
+    /// This node coordinates an instance that has lost stages: place it anew under this epoch.
+    fn heal(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, lost: Vec<NodeId>);
 }
 
 /// The control plane of one node.
@@ -49,6 +64,8 @@ pub(crate) struct Peers {
     started: Instant,
     state: Mutex<State>,
     record: Mutex<NodeRecord>,
+    vitals: Mutex<Vitals>,
+    membership: Option<Membership>,
     /// The newest connection to each peer, numbered.
     connections: Mutex<HashMap<NodeId, (u64, Connection)>>,
     /// Ticks whenever something changed that a waiting request may depend on.
@@ -69,6 +86,7 @@ impl Peers {
     /// Returns the control plane of the node that publishes `record`. It does nothing before [`start`](Self::start).
     pub(crate) fn new(
         endpoint: Option<Endpoint>,
+        membership: Option<Membership>,
         record: NodeRecord,
         remembered: Option<PathBuf>,
         tasks: &TaskTracker,
@@ -79,6 +97,8 @@ impl Peers {
             started: Instant::now(),
             state: Mutex::new(State::new(record.id, record.run, Timing::default())),
             record: Mutex::new(record),
+            vitals: Mutex::default(),
+            membership,
             connections: Mutex::default(),
             changed: watch::Sender::new(0),
             remembered,
@@ -93,6 +113,7 @@ impl Peers {
     pub(crate) fn start<H: Handler>(self: &Arc<Self>, handler: &Arc<H>) {
         let Some(endpoint) = self.endpoint.clone() else { return };
         assert!(self.started_once.set(()).is_ok(), "the control plane starts once");
+        self.apply(Event::Record(self.record()));
         for record in self.remembered.as_deref().map(remembered::load).unwrap_or_default() {
             self.apply(Event::Record(record));
         }
@@ -114,11 +135,58 @@ impl Peers {
         lock(&self.record).clone()
     }
 
+    /// Changes what this node publishes about itself. Peers ask for it when the next heartbeat tells them.
+    pub(crate) fn change_record(&self, change: impl FnOnce(&mut NodeRecord)) {
+        let floor = self.read(|state, _| state.own_version_floor());
+        let mut record = lock(&self.record);
+        let before = record.clone();
+        change(&mut record);
+        if *record != before || record.version < floor {
+            record.version = record.version.max(floor) + 1;
+            let own = record.clone();
+            drop(record);
+            self.apply(Event::Record(own));
+            self.notify();
+        }
+    }
+
     /// Publishes the stages that this node runs now.
     pub(crate) fn set_stages(&self, stages: Vec<StageRecord>) {
-        let mut record = lock(&self.record);
-        record.stages = stages;
-        record.version += 1;
+        self.change_record(|record| record.stages = stages);
+    }
+
+    /// Publishes how fast this node computes.
+    pub(crate) fn set_profile(&self, profile: Profile) {
+        self.change_record(|record| record.profile = Some(profile));
+    }
+
+    /// Publishes the models on this node's disk.
+    pub(crate) fn set_models(&self, models: Vec<HeldModel>) {
+        self.change_record(|record| record.models = models);
+    }
+
+    /// Publishes this node's links.
+    pub(crate) fn set_links(&self, links: Vec<LinkRecord>) {
+        self.change_record(|record| record.links = links);
+    }
+
+    /// What the heartbeats say about how this node feels.
+    pub(crate) fn set_vitals(&self, vitals: Vitals) {
+        *lock(&self.vitals) = vitals;
+    }
+
+    /// How a node feels, this one included; `None` as long as nothing was heard.
+    pub(crate) fn vitals(&self, node: NodeId) -> Option<Vitals> {
+        if node == lock(&self.record).id {
+            return Some(*lock(&self.vitals)).filter(|vitals| *vitals != Vitals::default());
+        }
+        self.read(|state, _| state.vitals(node).copied())
+    }
+
+    /// This node's addresses have changed: peers learn the new ones, and every one of them is dialled at once.
+    pub(crate) fn set_addrs(self: &Arc<Self>, addrs: Vec<SocketAddr>) {
+        self.change_record(|record| record.addrs = addrs);
+        self.apply(Event::AddressesChanged);
     }
 
     /// Takes in an event now. Returns whether it changed anything.
@@ -128,6 +196,11 @@ impl Peers {
             self.notify();
         }
         changed
+    }
+
+    /// Returns the epoch of a placement that this node makes now.
+    pub(crate) fn reserve_epoch(&self, instance: InstanceId) -> Epoch {
+        lock(&self.state).reserve_epoch(instance)
     }
 
     /// Reads the state as it is now.
@@ -149,6 +222,11 @@ impl Peers {
     /// Round-trip time of the connection to a peer.
     pub(crate) fn rtt(&self, peer: NodeId) -> Option<Duration> {
         self.connection(peer)?.rtt()
+    }
+
+    /// Whether a peer is dead, or unknown.
+    pub(crate) fn is_dead(&self, peer: NodeId) -> bool {
+        self.read(|state, now| state.liveness(peer, now) == Liveness::Dead)
     }
 
     /// The peers that are alive.
@@ -194,7 +272,7 @@ impl Peers {
     ) -> Result<(), shoal_net::Error> {
         let endpoint = self.endpoint.as_ref().expect("only a node with a network dials");
         let connection = endpoint.connect(peer, addrs, Plane::Control).await?;
-        self.hello(&connection).await?;
+        self.hello(&connection, handler).await?;
         self.serve(connection, handler);
         Ok(())
     }
@@ -219,24 +297,90 @@ impl Peers {
     }
 
     /// Introduces this node on a connection and takes in what the other side knows.
-    async fn hello(&self, connection: &Connection) -> Result<(), shoal_net::Error> {
-        let request = self.own_hello();
-        let response = connection.request(&request, ANSWER_TIMEOUT).await?;
-        if let Response::Hello { record, peers, instances } = response {
-            self.meet(peers.into_iter().chain([record]));
-            instances.into_iter().for_each(|instance| {
-                self.apply(Event::Instance(instance));
-            });
+    async fn hello<H: Handler>(
+        self: &Arc<Self>,
+        connection: &Connection,
+        handler: &Arc<H>,
+    ) -> Result<(), shoal_net::Error> {
+        let peer = connection.peer();
+        if let Some(membership) = &self.membership {
+            let request = Request::Roll(membership.roll());
+            if let Response::Roll(roll) = connection.request(&request, ANSWER_TIMEOUT).await? {
+                self.take_roll(membership, &roll);
+            }
         }
-        Ok(())
+        match connection.request(&self.own_hello(), ANSWER_TIMEOUT).await? {
+            Response::Hello { record, peers, instances } => {
+                self.meet(peers.into_iter().chain([record]), handler);
+                self.take_instances(instances, handler);
+                Ok(())
+            }
+            Response::Refused { message } => Err(shoal_net::Error::Refused { peer, message }),
+            other => Err(shoal_net::Error::Refused {
+                peer,
+                message: format!("an answer that does not fit: {other:?}"),
+            }),
+        }
     }
 
-    fn known_records(&self) -> Vec<NodeRecord> {
+    /// Takes in who belongs to the cluster; whoever was removed is forgotten.
+    fn take_roll(&self, membership: &Membership, roll: &Roll) {
+        if membership.merge(roll) {
+            let gone: Vec<NodeId> = self.read(|state, _| {
+                let ids = state.members().map(|member| member.record.id);
+                ids.filter(|id| membership.is_revoked(*id)).collect()
+            });
+            for node in gone {
+                self.part_from(node, "removed from the cluster");
+            }
+        }
+    }
+
+    fn take_instances<H: Handler>(&self, instances: Vec<InstanceRecord>, handler: &Arc<H>) {
+        let changed = instances
+            .into_iter()
+            .fold(false, |changed, instance| self.apply(Event::Instance(instance)) | changed);
+        if changed {
+            handler.records_changed();
+        }
+    }
+
+    /// Forgets a node that does not belong any more.
+    pub(crate) fn part_from(&self, node: NodeId, reason: &str) {
+        let connection = lock(&self.connections).remove(&node);
+        if let Some((_, connection)) = connection {
+            connection.close(reason);
+        }
+        self.apply(Event::Left(node));
+        self.save_remembered();
+    }
+
+    /// Forgets everybody: this node belongs to another cluster now.
+    pub(crate) fn part_from_all(&self, reason: &str) {
+        let nodes: Vec<NodeId> =
+            self.read(|state, _| state.members().map(|member| member.record.id).collect());
+        nodes.into_iter().for_each(|node| self.part_from(node, reason));
+    }
+
+    fn save_remembered(&self) {
+        if let Some(path) = &self.remembered {
+            remembered::save(path, &self.known_records());
+        }
+    }
+
+    pub(crate) fn known_records(&self) -> Vec<NodeRecord> {
         self.read(|state, _| state.members().map(|member| member.record.clone()).collect())
     }
 
     fn known_instances(&self) -> Vec<InstanceRecord> {
-        self.read(|state, _| state.instances().cloned().collect())
+        self.read(|state, _| state.instances_and_tombstones().cloned().collect())
+    }
+
+    fn own_heartbeat(&self) -> Request {
+        let (instances, epoch) =
+            self.read(|state, _| (state.instances_digest(), state.highest_epoch()));
+        let (record_version, vitals) = (self.record().version, *lock(&self.vitals));
+        Request::Heartbeat { record_version, instances, epoch, vitals }
     }
 
     fn own_hello(&self) -> Request {
@@ -248,14 +392,24 @@ impl Peers {
     }
 
     /// Takes in records, and remembers their nodes. Returns whether any was new.
-    pub(crate) fn meet(&self, records: impl IntoIterator<Item = NodeRecord>) -> bool {
-        let mut new = false;
-        for record in records {
-            new |= self.apply(Event::Record(record));
+    pub(crate) fn meet<H: Handler>(
+        &self,
+        records: impl IntoIterator<Item = NodeRecord>,
+        handler: &Arc<H>,
+    ) -> bool {
+        let belongs = |record: &NodeRecord| {
+            self.membership.as_ref().is_none_or(|membership| !membership.is_revoked(record.id))
+        };
+        let new = records
+            .into_iter()
+            .filter(belongs)
+            .fold(false, |new, record| self.apply(Event::Record(record)) | new);
+        if new {
+            self.save_remembered();
+            handler.records_changed();
         }
-        if new && let Some(path) = &self.remembered {
-            remembered::save(path, &self.known_records());
-        }
+        // A former life may have published a higher version, by a clock that was ahead.
+        self.change_record(|_| ());
         new
     }
 
@@ -265,13 +419,18 @@ impl Peers {
         self.spawn(async move {
             let peer = connection.peer();
             let number = peers.n_connections.fetch_add(1, Ordering::Relaxed);
-            lock(&peers.connections).insert(peer, (number, connection.clone()));
+            let older = lock(&peers.connections).insert(peer, (number, connection.clone()));
+            let mut older = older.map(|(_, connection)| connection);
             peers.apply(Event::Connected(peer));
+            handler.peer_connected(peer);
             let reason = loop {
                 match connection.next_request().await {
                     Ok((request, responder)) => {
                         // A peer that dialled is not a member before its record came.
-                        let response = peers.answer(peer, request, &handler).await;
+                        let response = match peers.other_life(&request, older.take()).await {
+                            Some(refused) => refused,
+                            None => peers.answer(peer, request, &handler).await,
+                        };
                         if peers.apply(Event::Connected(peer)) {
                             info!(peer = %peer.short(), "peer joined");
                         }
@@ -333,10 +492,8 @@ impl Peers {
                 message: format!("a record of node {}, from node {peer}", record.id),
             },
             Request::Hello { record, peers, instances } => {
-                instances.into_iter().for_each(|instance| {
-                    self.apply(Event::Instance(instance));
-                });
-                if self.meet(peers.into_iter().chain([record])) {
+                self.take_instances(instances, handler);
+                if self.meet(peers.into_iter().chain([record]), handler) {
                     self.pass_on();
                 }
                 Response::Hello {
@@ -345,16 +502,56 @@ impl Peers {
                     instances: self.known_instances(),
                 }
             }
-            Request::Heartbeat { record_version, .. } => {
+            Request::Heartbeat { record_version, instances, epoch: _, vitals } => {
                 let known = self.read(|state, _| state.record(peer).map(|record| record.version));
+                self.apply(Event::Heartbeat { node: peer, record_version, instances, vitals });
                 if known.is_some_and(|known| known >= record_version) {
                     Response::Ok
                 } else {
                     Response::SendRecord
                 }
             }
+            Request::Roll(roll) => match &self.membership {
+                Some(membership) => {
+                    self.take_roll(membership, &roll);
+                    Response::Roll(membership.roll())
+                }
+                None => Response::Refused { message: "this node has no cluster".into() },
+            },
+            Request::Leave => {
+                info!(peer = %peer.short(), "peer leaves the cluster");
+                self.part_from(peer, "left");
+                handler.records_changed();
+                Response::Ok
+            }
+            Request::Echo { bytes } => Response::Echo { bytes },
+            Request::StageLost { instance, epoch, message } => {
+                warn!(peer = %peer.short(), %instance, message, "a stage's runner is lost");
+                self.apply(Event::StageLost { instance, epoch, node: peer });
+                Response::Ok
+            }
             request => handler.handle(peer, request).await,
         }
+    }
+
+    /// Refuses a `Hello` of another life of a node whose present one still answers on its older connection: two devices have
+    /// one key.
+    async fn other_life(&self, request: &Request, older: Option<Connection>) -> Option<Response> {
+        let Request::Hello { record, .. } = request else { return None };
+        let older = older?;
+        let known_run = self.read(|state, _| state.record(record.id).map(|known| known.run))?;
+        if known_run == record.run || known_run == 0 {
+            return None;
+        }
+        let echo = Request::Echo { bytes: Vec::new() };
+        older.request(&echo, OTHER_LIFE_TIMEOUT).await.ok()?;
+        warn!(node = %record.id.short(), "two devices have the key of one node");
+        Some(Response::Refused {
+            message: format!(
+                "node {} is here already, as another device: was its data directory copied?",
+                record.id.short()
+            ),
+        })
     }
 
     /// Carries out the plan, again and again, and notices who has died of silence.
@@ -382,6 +579,13 @@ impl Peers {
         }
     }
 
+    async fn sync<H: Handler>(self: &Arc<Self>, node: NodeId, handler: &Arc<H>) {
+        let Some(connection) = self.connection(node) else { return };
+        if let Err(error) = self.hello(&connection, handler).await {
+            debug!(peer = %node.short(), %error, "records were not exchanged");
+        }
+    }
+
     async fn carry_out<H: Handler>(self: &Arc<Self>, action: Action, handler: &Arc<H>) {
         match action {
             Action::Dial { node, addrs } => {
@@ -390,32 +594,18 @@ impl Peers {
                     self.apply(Event::DialFailed(node));
                 }
             }
-            Action::Sync(node) => {
-                if let Some(connection) = self.connection(node)
-                    && let Err(error) = self.hello(&connection).await
-                {
-                    debug!(peer = %node.short(), %error, "record was not taken");
-                }
-            }
-            Action::Heal { .. } => {}
             Action::Heartbeat(node) => {
-                let beat = Request::Heartbeat {
-                    record_version: self.record().version,
-                    instances: 0,
-                    epoch: Epoch::default(),
-                    vitals: Vitals::default(),
-                };
+                let beat = self.own_heartbeat();
                 let answer = self.ask(node, &beat, ANSWER_TIMEOUT).await;
                 if answer.is_ok() {
                     self.apply(Event::Heard(node));
                 }
-                if let (Ok(Response::SendRecord), Some(connection)) =
-                    (answer, self.connection(node))
-                    && let Err(error) = self.hello(&connection).await
-                {
-                    debug!(peer = %node.short(), %error, "record was not taken");
+                if let Ok(Response::SendRecord) = answer {
+                    self.sync(node, handler).await;
                 }
             }
+            Action::Sync(node) => self.sync(node, handler).await,
+            Action::Heal { instance, epoch, lost } => handler.heal(instance, epoch, lost),
         }
     }
 }

@@ -8,7 +8,7 @@
 //! A frame that cannot be delivered is never dropped silently: the driver of its sequence is told.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, VecDeque},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -18,7 +18,10 @@ use shoal_proto::{
     Epoch, InstanceId, NodeId, SequenceId,
     frame::{Body, Frame, FrameKey},
 };
-use tokio::sync::mpsc;
+use tokio::{
+    sync::{Notify, mpsc},
+    time::Instant,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, warn};
 
@@ -36,10 +39,27 @@ const OUTBOX_MAX: usize = 256;
 /// A peer that does not take a frame within this is as good as gone: three times the longest stall of a healthy phone.
 const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// Frames that a link sends again over a new connection, since the old one may have taken them with it: more than a sequence
+/// has under way.
+const RESENT_MAX: usize = 16;
+/// Pause before a link that has failed is dialled again.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How old they may be: older ones have arrived, or their driver has noticed.
+const RESENT_AGE: Duration = Duration::from_secs(10);
+
 #[derive(Debug)]
 struct Placed {
     epoch: Epoch,
     runner: RunnerHandle,
+    last_used: Instant,
+}
+
+/// The way to a link.
+#[derive(Debug, Clone)]
+struct LinkHandle {
+    queue: mpsc::Sender<Frame>,
+    /// Tells the link to take a new connection.
+    renew: Arc<Notify>,
 }
 
 type DriverKey = (InstanceId, SequenceId);
@@ -48,7 +68,7 @@ type DriverKey = (InstanceId, SequenceId);
 struct Tables {
     runners: HashMap<InstanceId, Placed>,
     drivers: HashMap<DriverKey, mpsc::Sender<Frame>>,
-    links: HashMap<NodeId, mpsc::Sender<Frame>>,
+    links: HashMap<NodeId, LinkHandle>,
 }
 
 /// The router of one node.
@@ -118,7 +138,8 @@ impl Router {
 
     /// Makes a runner reachable. A runner of an older epoch of the instance ends.
     pub(crate) fn add_runner(&self, instance: InstanceId, epoch: Epoch, runner: RunnerHandle) {
-        self.tables().runners.insert(instance, Placed { epoch, runner });
+        let placed = Placed { epoch, runner, last_used: Instant::now() };
+        self.tables().runners.insert(instance, placed);
     }
 
     /// Ends the runner of an instance up to `epoch`. Returns whether there was one.
@@ -126,6 +147,23 @@ impl Router {
         let mut tables = self.tables();
         let due = tables.runners.get(&instance).is_some_and(|placed| placed.epoch <= epoch);
         due && tables.runners.remove(&instance).is_some()
+    }
+
+    /// When the stage of an instance that runs here last had something to do.
+    pub(crate) fn last_used(&self, instance: InstanceId) -> Option<Instant> {
+        self.tables().runners.get(&instance).map(|placed| placed.last_used)
+    }
+
+    /// Answers of an instance that are driven here.
+    pub(crate) fn n_drivers(&self, instance: InstanceId) -> usize {
+        self.tables().drivers.keys().filter(|(of, _)| *of == instance).count()
+    }
+
+    /// The way to a peer has changed: its link, if there is one, takes a new connection.
+    pub(crate) fn renew_link(&self, peer: NodeId) {
+        if let Some(link) = self.tables().links.get(&peer) {
+            link.renew.notify_one();
+        }
     }
 
     /// Registers the driver of a sequence, so that the stages' answers reach it.
@@ -173,8 +211,11 @@ impl Router {
     async fn deliver_to_runner(&self, frame: Frame) {
         let FrameKey { instance, epoch, .. } = frame.key;
         let found = {
-            let tables = self.tables();
-            tables.runners.get(&instance).map(|placed| (placed.epoch, placed.runner.clone()))
+            let mut tables = self.tables();
+            tables.runners.get_mut(&instance).map(|placed| {
+                placed.last_used = Instant::now();
+                (placed.epoch, placed.runner.clone())
+            })
         };
         let reason = match found {
             Some((current, runner)) if current == epoch => {
@@ -245,14 +286,17 @@ impl Router {
     fn link(&self, peer: NodeId) -> Option<mpsc::Sender<Frame>> {
         let (endpoint, peers) = self.network.clone()?;
         let mut tables = self.tables();
-        if let Some(link) = tables.links.get(&peer).filter(|link| !link.is_closed()) {
-            return Some(link.clone());
+        if let Some(link) = tables.links.get(&peer).filter(|link| !link.queue.is_closed()) {
+            return Some(link.queue.clone());
         }
         let (sender, queue) = mpsc::channel(LINK_QUEUE_MAX);
-        tables.links.insert(peer, sender.clone());
+        let renew = Arc::new(Notify::new());
+        let handle = LinkHandle { queue: sender.clone(), renew: Arc::clone(&renew) };
+        tables.links.insert(peer, handle);
         let (cancel, outbox, id) = (self.cancel.clone(), self.outbox.clone(), self.id);
         self.tasks.spawn(async move {
-            let link = Link { id, peer, queue, outbox };
+            let recent = VecDeque::new();
+            let link = Link { id, peer, queue, renew, recent, outbox };
             tokio::select! {
                 biased;
                 () = cancel.cancelled() => {}
@@ -268,51 +312,92 @@ impl Router {
     }
 }
 
-/// The sending half of the data plane to one peer: one connection, one ordered stream.
+/// The sending half of the data plane to one peer: one ordered stream, over one connection at a time.
+///
+/// When the way to the peer changes, what was sent last is sent again over the new connection. What arrives twice does no
+/// harm: a step says where it begins, and its tokens are always the same.
 struct Link {
     id: NodeId,
     peer: NodeId,
     queue: mpsc::Receiver<Frame>,
+    renew: Arc<Notify>,
+    /// What was sent last, the oldest first.
+    recent: VecDeque<(Instant, Frame)>,
     outbox: mpsc::Sender<Outgoing>,
 }
 
 impl Link {
     async fn run(mut self, endpoint: &Endpoint, peers: &Peers) {
-        let reason = match self.pump(endpoint, peers).await {
-            Ok(()) => return,
-            Err(error) => format!("the link to node {} failed: {error}", self.peer.short()),
+        let Some(first) = self.queue.recv().await else { return };
+        let mut unsent = VecDeque::from([first]);
+        let mut given_up_at = Instant::now() + SEND_TIMEOUT;
+        let error = loop {
+            let pumped = self.pump(endpoint, peers, &mut unsent).await;
+            if !self.recent.is_empty() {
+                given_up_at = Instant::now() + SEND_TIMEOUT;
+            }
+            self.recent.retain(|(at, _)| at.elapsed() < RESENT_AGE);
+            let again = self.recent.drain(..).map(|(_, frame)| frame);
+            unsent = again.chain(unsent).collect();
+            match pumped {
+                Ok(Pumped::Ended) => return,
+                Ok(Pumped::Renew) => debug!(peer = %self.peer.short(), "link is renewed"),
+                Err(error) if peers.is_dead(self.peer) || Instant::now() > given_up_at => {
+                    break error;
+                }
+                // Silence is not death: a phone that hands over from one WiFi to another is back in a moment.
+                Err(error) => {
+                    debug!(peer = %self.peer.short(), %error, "link is tried again");
+                    tokio::select! {
+                        () = tokio::time::sleep(RETRY_PAUSE) => {}
+                        () = self.renew.notified() => {}
+                    }
+                }
+            }
         };
+        let reason = format!("the link to node {} failed: {error}", self.peer.short());
         warn!(peer = %self.peer.short(), reason, "data link lost");
         self.queue.close();
+        for frame in unsent {
+            self.fail(&frame, &reason).await;
+        }
         while let Some(frame) = self.queue.recv().await {
             self.fail(&frame, &reason).await;
         }
     }
 
-    async fn pump(&mut self, endpoint: &Endpoint, peers: &Peers) -> Result<(), shoal_net::Error> {
-        let Some(mut frame) = self.queue.recv().await else { return Ok(()) };
-        let connected = endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await;
-        let mut sender = match connected {
-            Ok(connection) => connection.frame_sender().await,
-            Err(error) => Err(error),
-        };
+    /// Sends `unsent` and then what comes, over one connection, until that fails or there is a better way.
+    async fn pump(
+        &mut self,
+        endpoint: &Endpoint,
+        peers: &Peers,
+        unsent: &mut VecDeque<Frame>,
+    ) -> Result<Pumped, shoal_net::Error> {
+        let connection =
+            endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await?;
+        let mut sender = connection.frame_sender().await?;
         loop {
-            let sent = match &mut sender {
-                Ok(sender) => sender.send(&frame).await,
-                Err(error) => {
-                    let reason = format!("node {} cannot be reached: {error}", self.peer.short());
-                    self.fail(&frame, &reason).await;
-                    return sender.map(|_| ());
+            while let Some(frame) = unsent.front() {
+                tokio::select! {
+                    biased;
+                    sent = sender.send(frame) => sent?,
+                    () = self.renew.notified() => return Ok(Pumped::Renew),
                 }
-            };
-            if let Err(error) = sent {
-                let reason = format!("the link to node {} failed: {error}", self.peer.short());
-                self.fail(&frame, &reason).await;
-                return Err(error);
+                if self.recent.len() >= RESENT_MAX {
+                    self.recent.pop_front();
+                }
+                self.recent.extend(unsent.pop_front().map(|frame| (Instant::now(), frame)));
             }
-            match self.queue.recv().await {
-                Some(next) => frame = next,
-                None => return Ok(()),
+            tokio::select! {
+                biased;
+                () = self.renew.notified() => return Ok(Pumped::Renew),
+                frame = self.queue.recv() => match frame {
+                    Some(frame) => unsent.push_back(frame),
+                    None => return Ok(Pumped::Ended),
+                },
+                reason = connection.closed() => {
+                    return Err(shoal_net::Error::Closed { peer: self.peer, reason });
+                }
             }
         }
     }
@@ -325,4 +410,12 @@ impl Link {
             let _ = self.outbox.send(Outgoing { to: frame.key.driver, frame: failed }).await;
         }
     }
+}
+
+/// Why a link stopped to use a connection.
+enum Pumped {
+    /// There is nothing to send any more.
+    Ended,
+    /// The way to the peer has changed.
+    Renew,
 }

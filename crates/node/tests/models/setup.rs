@@ -79,7 +79,11 @@ impl Setup {
         let config = Config {
             name: name.to_owned(),
             data_dir: Some(dir.path().to_owned()),
-            network: Some(NetworkConfig { interfaces: vec!["lo".into()], port: 0, join }),
+            network: Some(NetworkConfig {
+                interfaces: vec!["lo".into()],
+                join,
+                ..NetworkConfig::default()
+            }),
             n_threads: Some(1),
             library: Some(library),
             ..Config::default()

@@ -1,0 +1,106 @@
+//! Who belongs to the cluster: inviting, joining, leaving, forgetting.
+
+use std::time::SystemTime;
+
+use shoal_cluster::Event as ClusterEvent;
+use shoal_net::{Endpoint, Invite, Membership, Ticket};
+use shoal_proto::{
+    NodeId,
+    control::{InstanceRecord, Phase, Request},
+};
+use tracing::info;
+
+use crate::{Error, InviteOptions, Node, node::Inner};
+
+impl Node {
+    /// Returns a ticket that admits another device to this node's cluster.
+    ///
+    /// # Errors
+    /// If the node has no network, or the invitation cannot be kept.
+    pub fn invite(&self, options: InviteOptions) -> Result<String, Error> {
+        let (endpoint, membership) = self.inner().online()?;
+        let invite = Invite {
+            expires_at: options.valid_for.map(|valid_for| SystemTime::now() + valid_for),
+            single_use: options.single_use,
+        };
+        let ticket = membership.invite(invite, endpoint.addrs())?;
+        Ok(ticket.to_string())
+    }
+
+    /// Joins another cluster and leaves the present one.
+    ///
+    /// # Errors
+    /// If the ticket is not good, or its node does not answer; the node then stays where it is.
+    pub async fn join(&self, ticket: &str) -> Result<(), Error> {
+        self.join_by(&ticket.parse().map_err(Error::Ticket)?).await
+    }
+
+    pub(crate) async fn join_by(&self, ticket: &Ticket) -> Result<(), Error> {
+        let (endpoint, membership) = self.inner().online()?;
+        let roll = endpoint.join(ticket).await.map_err(Error::join)?;
+        self.part().await;
+        membership.replace(roll)?;
+        let inner = self.share();
+        self.inner().peers().dial(ticket.node(), ticket.addrs(), &inner).await.map_err(Error::join)?;
+        info!(peer = %ticket.node().short(), "joined");
+        Ok(())
+    }
+
+    /// Leaves the cluster for good; the node is alone afterwards.
+    ///
+    /// # Errors
+    /// If the node has no network, or the change cannot be kept.
+    pub async fn leave(&self) -> Result<(), Error> {
+        let (_, membership) = self.inner().online()?;
+        self.part().await;
+        membership.leave()?;
+        info!("left the cluster");
+        Ok(())
+    }
+
+    /// Removes a node from the cluster for good: its key is refused from now on, and all tickets given out before are void.
+    ///
+    /// # Errors
+    /// If the node is unknown or this one.
+    pub async fn forget(&self, node: NodeId) -> Result<(), Error> {
+        let (_, membership) = self.inner().online()?;
+        let is_known = self.inner().peers().read(|state, _| state.record(node).is_some());
+        if node == self.id() || !(is_known || membership.is_member(node)) {
+            return Err(Error::UnknownNode { node });
+        }
+        let roll = membership.forget(node)?;
+        self.inner().peers().part_from(node, "removed from the cluster");
+        self.inner().peers().tell_all(&Request::Roll(roll)).await;
+        info!(node = %node.short(), "forgotten");
+        Ok(())
+    }
+
+    /// Says goodbye to the cluster. Instances that span other nodes are theirs from now on.
+    async fn part(&self) {
+        self.inner().peers().tell_all(&Request::Leave).await;
+        let me = self.id();
+        let spread: Vec<InstanceRecord> = self.inner().peers().read(|state, _| {
+            let is_elsewhere = |record: &&InstanceRecord| {
+                record.placement.stages.iter().any(|stage| stage.node != me)
+            };
+            state.instances().filter(is_elsewhere).cloned().collect()
+        });
+        self.inner().peers().part_from_all("left the cluster");
+        for record in spread {
+            let dropped = InstanceRecord { phase: Phase::Dropped, ..record };
+            if self.inner().peers().apply(ClusterEvent::Instance(dropped)) {
+                self.inner().end_outdated();
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// The network's parts, for what needs them.
+    pub(crate) fn online(&self) -> Result<(&Endpoint, &Membership), Error> {
+        match (self.endpoint(), self.membership()) {
+            (Some(endpoint), Some(membership)) => Ok((endpoint, membership)),
+            _ => Err(Error::Offline),
+        }
+    }
+}

@@ -1,0 +1,550 @@
+//! Instances as this node takes part in them: it places models and brings them up, runs its own stages, ends what is outdated,
+//! and, as an instance's coordinator, finds new nodes for layers that are lost.
+//!
+//! ```text
+//! Placing ─► Fetching ─► Loading ─► Ready ──(a stage is lost)──► Healing, next epoch ─► Fetching ─► …
+//!                └──────────┴──► Failed
+//! ```
+//!
+//! Every phase is published to all peers. Who hears of a newer epoch, or that the instance was dropped, ends its stage of the
+//! older one: a stale epoch never acts.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shoal_cluster::{Event as ClusterEvent, Liveness};
+use shoal_hub::ModelState;
+use shoal_proto::{
+    Epoch, InstanceId, LayerRange, NodeId,
+    control::{InstanceRecord, NodeRecord, Phase, Placement, Request, Response, StageRecord},
+};
+use tokio::time::Instant;
+use tracing::{info, warn};
+
+use crate::{
+    Error, Node, PlaceRequest, models,
+    node::Inner,
+    planning::Planned,
+    runner::{RunnerHandle, Spec},
+};
+
+/// Longest wait until a peer has loaded its stage: it maps a file, which takes seconds even from slow flash.
+const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
+/// Longest wait of a request for its model to be ready: loading takes seconds, and what must be fetched first is better placed
+/// by hand, where progress is seen.
+const READY_TIMEOUT: Duration = Duration::from_secs(120);
+/// How long a model that was placed by a request stays without another one.
+const UNLOAD_AFTER: Duration = Duration::from_secs(600);
+/// How often idle instances are looked for.
+pub(crate) const IDLE_CHECK: Duration = Duration::from_secs(1);
+
+/// An instance as this node sees it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct InstanceStatus {
+    /// The shared record.
+    pub record: InstanceRecord,
+    /// `placing`, `fetching`, `loading`, `ready`, `healing` or `failed`.
+    pub state: &'static str,
+    /// Why it failed, or what it waits for.
+    pub why: Option<String>,
+    /// Bytes that its nodes have, and need, while they fetch.
+    pub progress: Option<(u64, u64)>,
+    /// Answers of it that this node drives.
+    pub n_requests: usize,
+    /// Speed of one conversation as the planner predicted it, in tokens per second.
+    pub predicted_per_s: Option<f64>,
+    /// The same as measured over the latest answers that this node drove.
+    pub measured_per_s: Option<f64>,
+}
+
+/// What this node knows of instances beside their shared records.
+#[derive(Debug, Default)]
+pub(crate) struct Instances {
+    here: Mutex<HashMap<InstanceId, Here>>,
+    /// Held while a request places a model, so that two requests do not place it twice.
+    automatic: tokio::sync::Mutex<()>,
+}
+
+#[derive(Debug, Default)]
+struct Here {
+    /// The stage that runs here.
+    stage: Option<StageRecord>,
+    /// How far its nodes are with fetching, and under which epoch.
+    progress: Option<(Epoch, u64, u64)>,
+    predicted_per_s: Option<f64>,
+    /// When it last had something to do, as far as this node knows.
+    last_used: Option<Instant>,
+}
+
+impl Instances {
+    fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Here>> {
+        self.here.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Notes that an instance has something to do.
+    pub(crate) fn touch(&self, instance: InstanceId) {
+        self.lock().entry(instance).or_default().last_used = Some(Instant::now());
+    }
+
+    /// Notes how far an instance's nodes are with fetching.
+    pub(crate) fn set_progress(
+        &self,
+        instance: InstanceId,
+        epoch: Epoch,
+        n_bytes: u64,
+        n_total: u64,
+    ) {
+        self.lock().entry(instance).or_default().progress = Some((epoch, n_bytes, n_total));
+    }
+
+    /// Notes a stage that runs here, or that none does any more.
+    fn set_stage(&self, instance: InstanceId, stage: Option<StageRecord>) {
+        self.lock().entry(instance).or_default().stage = stage;
+    }
+
+    /// The stages that run here.
+    fn stages(&self) -> Vec<StageRecord> {
+        let mut stages: Vec<StageRecord> =
+            self.lock().values().filter_map(|here| here.stage.clone()).collect();
+        stages.sort_by_key(|stage| stage.instance);
+        stages
+    }
+}
+
+impl Node {
+    /// Places a model over nodes that the planner chooses, and waits until every stage is ready. Of several copies the first
+    /// is returned.
+    ///
+    /// # Errors
+    /// If the model cannot be opened here or there, does not fit, or there are too few nodes.
+    pub async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {
+        self.place_for(&request, None).await
+    }
+
+    async fn place_for(
+        &self,
+        request: &PlaceRequest,
+        unload_after: Option<Duration>,
+    ) -> Result<InstanceStatus, Error> {
+        let copies = self.plan_copies(request).await?;
+        let seconds = |after: Duration| u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
+        let unload_after_s = unload_after.map(seconds);
+        let mut brought_up = Vec::with_capacity(copies.len());
+        for Planned { model, n_ctx, candidate } in copies {
+            let id = InstanceId(crate::random_u64()?);
+            let record = InstanceRecord {
+                id,
+                epoch: self.inner().peers().reserve_epoch(id),
+                phase: Phase::Placing,
+                model,
+                placement: candidate.placement(),
+                n_ctx,
+                unload_after_s,
+            };
+            let mut here = self.inner().instances.lock();
+            here.entry(record.id).or_default().predicted_per_s = Some(candidate.tokens_per_s);
+            drop(here);
+            brought_up.push(self.bring_up(record));
+        }
+        let mut records = futures_util::future::try_join_all(brought_up).await?;
+        Ok(self.status(records.swap_remove(0)))
+    }
+
+    /// Drops an instance everywhere.
+    ///
+    /// # Errors
+    /// If this node does not know it.
+    pub async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
+        let record = self.inner().peers().read(|state, _| state.instance(instance).cloned());
+        let record = record.filter(|record| record.phase != Phase::Dropped);
+        let record = record.ok_or(Error::UnknownInstance { id: instance })?;
+        info!(model = %record.model.name, %instance, "dropped");
+        let dropped = InstanceRecord { phase: Phase::Dropped, ..record };
+        self.inner().take_in(dropped.clone());
+        let request = Request::Publish { instance: dropped, peers: Vec::new() };
+        self.inner().peers().tell_all(&request).await;
+        Ok(())
+    }
+
+    /// The instances that this node knows.
+    pub fn instances(&self) -> Vec<InstanceStatus> {
+        let records: Vec<InstanceRecord> =
+            self.inner().peers().read(|state, _| state.instances().cloned().collect());
+        let live = records.into_iter().filter(|record| record.phase != Phase::Dropped);
+        let mut statuses: Vec<InstanceStatus> = live.map(|record| self.status(record)).collect();
+        statuses.sort_by(|a, b| {
+            (&a.record.model.name, a.record.id).cmp(&(&b.record.model.name, b.record.id))
+        });
+        statuses
+    }
+
+    fn status(&self, record: InstanceRecord) -> InstanceStatus {
+        let why = match &record.phase {
+            Phase::Failed(why) => Some(why.clone()),
+            Phase::Ready | Phase::Healing => self.inner().missing(&record).map(|(node, layers)| {
+                format!("layers {layers} are lost with node {}", node.short())
+            }),
+            _ => None,
+        };
+        let is_healing = record.phase == Phase::Ready && why.is_some();
+        let state = if is_healing { "healing" } else { record.phase.as_str() };
+        let here = self.inner().instances.lock();
+        let here = here.get(&record.id);
+        let is_fetching = record.phase == Phase::Fetching;
+        let progress = here.and_then(|here| here.progress).filter(|_| is_fetching);
+        let of_this_epoch = progress.filter(|(epoch, ..)| *epoch == record.epoch);
+        InstanceStatus {
+            state,
+            why,
+            progress: of_this_epoch.map(|(_, n_bytes, n_total)| (n_bytes, n_total)),
+            n_requests: 0,
+            predicted_per_s: here.and_then(|here| here.predicted_per_s),
+            measured_per_s: None,
+            record,
+        }
+    }
+
+    /// The instance that answers for a model or has this id; a model that is on a disk of the cluster is placed first if need
+    /// be.
+    ///
+    /// # Errors
+    /// If nobody here knows the model, it cannot be placed, or it is not ready in time.
+    pub(crate) async fn instance_for(&self, model: &str) -> Result<InstanceRecord, Error> {
+        let deadline = Instant::now() + READY_TIMEOUT;
+        let mut changes = self.inner().peers().changes();
+        let mut has_placed = false;
+        loop {
+            changes.mark_unchanged();
+            let named = self.named(model);
+            if let Some(ready) = self.inner().best(&named) {
+                self.inner().instances.touch(ready.id);
+                return Ok(ready.clone());
+            }
+            let is_coming = |record: &InstanceRecord| !matches!(record.phase, Phase::Failed(_));
+            if !named.iter().any(is_coming) {
+                if has_placed {
+                    return Err(self.why_not(model, &named));
+                }
+                has_placed = true;
+                self.place_automatically(model).await?;
+                continue;
+            }
+            // The clock moves on without events: what is lost for long enough is told then.
+            let changed = tokio::time::timeout(Duration::from_secs(1), changes.changed());
+            let _ = changed.await;
+            if Instant::now() > deadline {
+                return Err(self.why_not(model, &named));
+            }
+        }
+    }
+
+    /// Why none of these instances answers.
+    fn why_not(&self, model: &str, named: &[InstanceRecord]) -> Error {
+        let lost = named.iter().find_map(|record| self.inner().missing(record));
+        if let Some((node, layers)) = lost {
+            return Error::StageLost { node, layers };
+        }
+        let failed = named.iter().find_map(|record| match &record.phase {
+            Phase::Failed(why) => Some(why.clone()),
+            _ => None,
+        });
+        let message = failed.unwrap_or_else(|| {
+            format!("model {model} was not ready within {} s", READY_TIMEOUT.as_secs())
+        });
+        Error::StageFailed { message }
+    }
+
+    /// Places a model that a request names, if it is on a disk of the cluster: no request makes the cluster download.
+    async fn place_automatically(&self, model: &str) -> Result<(), Error> {
+        let _one_at_a_time = self.inner().instances.automatic.lock().await;
+        if !self.named(model).is_empty() {
+            return Ok(());
+        }
+        let unknown = || {
+            let mut known: Vec<String> =
+                self.instances().into_iter().map(|status| status.record.model.name).collect();
+            known.dedup();
+            Error::UnknownModel { name: model.to_owned(), known }
+        };
+        let name = self.name_on_disk(model).await.ok_or_else(unknown)?;
+        info!(model = %name, "placed for a request");
+        let request = PlaceRequest { model: name, ..PlaceRequest::default() };
+        let unload_after = self.inner().config().unload_after.unwrap_or(UNLOAD_AFTER);
+        self.place_for(&request, Some(unload_after)).await.map(drop)
+    }
+
+    /// The name of a model that a text leads to and that the nodes which live hold among them, every layer of it.
+    async fn name_on_disk(&self, model: &str) -> Option<String> {
+        if model == shoal_hub::DEMO {
+            return Some(model.to_owned());
+        }
+        let library = self.inner().library()?;
+        let stored = library.list().await;
+        let is_whole = |name: &String| {
+            stored.iter().any(|it| it.name == *name && it.state == ModelState::Whole)
+        };
+        let nearby = self.inner().peers().alive();
+        let is_nearby = |name: &String| {
+            let mut held = nearby.iter().flat_map(|record| &record.models);
+            held.any(|held| held.name == *name && held.is_whole)
+        };
+        let mut names = library.names_of(model).into_iter();
+        names.find(|name| is_whole(name) || is_nearby(name))
+    }
+
+    /// The instances that a text names, by id or by model.
+    fn named(&self, model: &str) -> Vec<InstanceRecord> {
+        let names = |record: &InstanceRecord| {
+            record.model.name == model || record.id.to_string() == model
+        };
+        self.inner().peers().read(|state, _| {
+            let live = state.instances().filter(|record| record.phase != Phase::Dropped);
+            live.filter(|record| names(record)).cloned().collect()
+        })
+    }
+
+    /// Brings an instance up, as a task of its own: whoever asked for it may go away.
+    async fn bring_up(&self, record: InstanceRecord) -> Result<InstanceRecord, Error> {
+        let node = self.clone();
+        let task = self.inner().tasks().spawn(async move {
+            let cancel = node.inner().cancel().clone();
+            cancel.run_until_cancelled(node.bring_up_now(record)).await
+        });
+        match task.await {
+            Ok(Some(result)) => result,
+            Ok(None) => Err(Error::StageFailed { message: "the node is ending".into() }),
+            Err(error) => Err(Error::StageFailed { message: format!("placing: {error}") }),
+        }
+    }
+
+    async fn bring_up_now(&self, mut record: InstanceRecord) -> Result<InstanceRecord, Error> {
+        let is_healing = record.phase == Phase::Healing;
+        let started = Instant::now();
+        self.announce(&record);
+        let result = async {
+            record.phase = Phase::Fetching;
+            self.announce(&record);
+            self.obtain_everywhere(&record).await?;
+            record.phase = Phase::Loading;
+            self.announce(&record);
+            self.load_everywhere(&record).await
+        }
+        .await;
+        record.phase = match &result {
+            Ok(()) => Phase::Ready,
+            Err(error) => Phase::Failed(crate::error::chain(error)),
+        };
+        if let Err(error) = &result {
+            warn!(model = %record.model.name, instance = %record.id, %error, "not placed");
+        }
+        // What could not be healed stays as it is: its coordinator tries again, with what is there by then.
+        if result.is_ok() || !is_healing {
+            self.announce(&record);
+        }
+        result?;
+        let (n_stages, ms) = (record.placement.stages.len(), started.elapsed().as_millis());
+        info!(model = %record.model.name, n_stages, ms, "ready");
+        Ok(record)
+    }
+
+    /// Takes in an instance's record and tells every peer, without waiting for their answers: newer records outrank older
+    /// ones in whatever order they arrive.
+    fn announce(&self, record: &InstanceRecord) {
+        self.inner().take_in(record.clone());
+        let peers = self.inner().records_of(record);
+        let request = Request::Publish { instance: record.clone(), peers };
+        let inner = self.share();
+        self.inner().spawn(async move { inner.peers().tell_all(&request).await });
+    }
+
+    /// Loads every stage, all nodes at once.
+    async fn load_everywhere(&self, record: &InstanceRecord) -> Result<(), Error> {
+        let loads = record.placement.stages.iter().map(|stage| async {
+            if stage.node == self.id() {
+                return self.inner().load(record).await;
+            }
+            let peers = self.inner().records_of(record);
+            let request = Request::Load { instance: record.clone(), peers };
+            match self.inner().peers().ask(stage.node, &request, LOAD_TIMEOUT).await? {
+                Response::Ok => Ok(()),
+                Response::Refused { message } => {
+                    Err(Error::LoadRefused { node: stage.node, message })
+                }
+                other => Err(Error::LoadRefused {
+                    node: stage.node,
+                    message: format!("an answer that does not fit: {other:?}"),
+                }),
+            }
+        });
+        futures_util::future::try_join_all(loads).await.map(|_| ())
+    }
+
+    /// As its coordinator, places an instance anew, under an epoch of this node's own.
+    pub(crate) async fn heal(&self, instance: InstanceId, epoch: Epoch, lost: Vec<NodeId>) {
+        let known = self.inner().peers().read(|state, _| state.instance(instance).cloned());
+        let Some(old) = known.filter(|known| known.epoch < epoch) else { return };
+        let names: Vec<String> = lost.iter().map(NodeId::short).collect();
+        warn!(model = %old.model.name, %instance, lost = ?names, "healing");
+        let placement = match self.plan_again(&old, &lost).await {
+            Ok(placement) => placement,
+            Err(error) => {
+                let error = crate::error::chain(&error);
+                warn!(model = %old.model.name, %instance, error, "cannot be healed yet");
+                return;
+            }
+        };
+        let record = InstanceRecord { epoch, phase: Phase::Healing, placement, ..old };
+        // It has logged what went wrong; the coordinator tries again.
+        let _ = self.bring_up(record).await;
+    }
+
+    /// Drops the instances that this node coordinates and that nobody has used for long enough.
+    pub(crate) async fn drop_idle(&self) {
+        let me = self.id();
+        let mine: Vec<InstanceRecord> = self.inner().peers().read(|state, now| {
+            let is_mine = |record: &&InstanceRecord| state.coordinator(record.id, now) == Some(me);
+            state.instances().filter(is_mine).cloned().collect()
+        });
+        for record in mine {
+            let Some(after_s) = record.unload_after_s else { continue };
+            let after = Duration::from_secs(u64::from(after_s));
+            let last_used = {
+                let mut here = self.inner().instances.lock();
+                *here.entry(record.id).or_default().last_used.get_or_insert_with(Instant::now)
+            };
+            let last_used = self.inner().router().last_used(record.id).max(Some(last_used));
+            if record.phase == Phase::Ready && last_used.is_some_and(|at| at.elapsed() > after) {
+                info!(model = %record.model.name, instance = %record.id, "idle");
+                // Somebody else may have dropped it in this moment, which is as good.
+                let _ = self.unplace(record.id).await;
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Of instances that answer for one model: one whose every node lives, with the fewest answers under way, and of those the
+    /// one that was spread widest, since somebody asked for that by hand.
+    fn best<'a>(&self, named: &'a [InstanceRecord]) -> Option<&'a InstanceRecord> {
+        let is_ready = |record: &&InstanceRecord| {
+            record.phase == Phase::Ready && self.missing(record).is_none()
+        };
+        named.iter().filter(is_ready).min_by_key(|record| {
+            let n_stages = record.placement.stages.len();
+            let is_automatic = record.unload_after_s.is_some();
+            let is_elsewhere = record.placement.stages[0].node != self.peers().record().id;
+            let n_running = self.n_running(record.id);
+            (is_automatic, n_running, std::cmp::Reverse(n_stages), is_elsewhere, record.id)
+        })
+    }
+
+    /// Answers of an instance that this node drives.
+    fn n_running(&self, instance: InstanceId) -> usize {
+        self.router().n_drivers(instance)
+    }
+
+    /// A stage of an instance whose node is dead.
+    pub(crate) fn missing(&self, record: &InstanceRecord) -> Option<(NodeId, LayerRange)> {
+        self.peers().read(|state, now| {
+            let mut stages = record.placement.stages.iter();
+            stages
+                .find(|stage| state.liveness(stage.node, now) == Liveness::Dead)
+                .map(|stage| (stage.node, stage.layers))
+        })
+    }
+
+    /// Runs this node's stage of an instance.
+    pub(crate) async fn load(&self, record: &InstanceRecord) -> Result<(), Error> {
+        self.take_in(record.clone());
+        let stages = &record.placement.stages;
+        let stage_idx = stages
+            .iter()
+            .position(|stage| stage.node == self.id())
+            .ok_or(Error::UnknownInstance { id: record.id })?;
+        let opened = self.open(&record.model).await?;
+        if opened.source.fingerprint != record.model.fingerprint {
+            return Err(Error::DifferentModel { name: record.model.name.clone() });
+        }
+        if !record.placement.covers(opened.model.n_layer())
+            || !(1..=opened.model.hparams().n_ctx_train).contains(&record.n_ctx)
+        {
+            return Err(Error::StageFailed {
+                message: "the placement does not fit the model".into(),
+            });
+        }
+        let layers = stages[stage_idx].layers;
+        if let (Some(library), Some(files)) = (self.library(), &opened.files) {
+            // It is there if it was obtained before; a hole in the file would be read as zeros.
+            library.obtain(files, models::stage(layers)).await?;
+        }
+        let spec = Spec {
+            instance: record.clone(),
+            stage_idx,
+            n_threads: self.config().n_threads,
+            isa: self.config().isa.clone(),
+        };
+        let model = Arc::clone(&opened.model);
+        let runner = RunnerHandle::start(spec, model, self.router().outbox()).await?;
+        if self.is_stale(record) {
+            return Err(Error::StageFailed { message: "a newer placement has come".into() });
+        }
+        self.router().add_runner(record.id, record.epoch, runner);
+        let n_bytes = opened.stage_bytes(layers, record.n_ctx);
+        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
+        self.instances.set_stage(record.id, Some(stage));
+        self.publish_stages();
+        Ok(())
+    }
+
+    /// Whether something newer is known of an instance than this placement.
+    fn is_stale(&self, record: &InstanceRecord) -> bool {
+        self.peers().read(|state, _| !state.is_current(record.id, record.epoch))
+    }
+
+    /// The records of the nodes that run an instance's stages.
+    pub(crate) fn records_of(&self, instance: &InstanceRecord) -> Vec<NodeRecord> {
+        let own = self.peers().record();
+        self.peers().read(|state, _| {
+            let record = |id| if id == own.id { Some(&own) } else { state.record(id) };
+            let stages = instance.placement.stages.iter();
+            stages.filter_map(|stage| record(stage.node).cloned()).collect()
+        })
+    }
+
+    /// Takes in an instance as somebody says it is now, and ends the stage that it outdates.
+    pub(crate) fn take_in(&self, instance: InstanceRecord) {
+        if self.peers().apply(ClusterEvent::Instance(instance)) {
+            self.end_outdated();
+        }
+    }
+
+    /// Ends the stages of this node that are of an older epoch than the newest known, or of an instance that is no more.
+    pub(crate) fn end_outdated(&self) {
+        let outdated: Vec<(InstanceId, Epoch)> = self.peers().read(|state, _| {
+            let is_outdated = |stage: &StageRecord| {
+                state.instance(stage.instance).is_some_and(|known| {
+                    let is_over = matches!(known.phase, Phase::Dropped | Phase::Failed(_));
+                    known.epoch > stage.epoch || is_over && known.epoch == stage.epoch
+                })
+            };
+            let stages = self.instances.stages().into_iter();
+            stages.filter(is_outdated).map(|stage| (stage.instance, stage.epoch)).collect()
+        });
+        for &(instance, epoch) in &outdated {
+            self.sequences().forget(instance);
+            self.router().remove_runner(instance, epoch);
+            self.instances.set_stage(instance, None);
+            info!(%instance, %epoch, "stage ended");
+        }
+        if !outdated.is_empty() {
+            self.publish_stages();
+        }
+    }
+
+    fn publish_stages(&self) {
+        self.peers().set_stages(self.instances.stages());
+    }
+}

@@ -1,0 +1,275 @@
+//! From what nodes say about themselves to a placement, and to words about it.
+
+use std::time::Duration;
+
+use shoal_cluster::{
+    Candidate, Link, Links, ModelShape, Objective, Plan, PlanNode, PlanRequest, derate,
+};
+use shoal_proto::{
+    LayerRange, NodeId,
+    control::{InstanceRecord, ModelRef, NodeRecord, Placement, Vitals},
+};
+
+use crate::{
+    Error, Help, LeftOut, Node, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
+    models::Opened,
+    node::{N_CTX_DEFAULT, Named},
+};
+
+/// Tokens of the prompt that times to the first token are predicted for.
+const N_PROMPT: u32 = 512;
+/// What a node is taken for before it has measured itself: a slow phone. Bytes per second, multiply-accumulates per second,
+/// seconds.
+const DECODE_DEFAULT: f64 = 4e9;
+const PREFILL_DEFAULT: f64 = 20e9;
+const STEP_DEFAULT: f64 = 100e-6;
+/// What a link is taken for before it was measured: an ordinary WiFi. Seconds, bytes per second.
+const RTT_DEFAULT: f64 = 5e-3;
+const BANDWIDTH_DEFAULT: f64 = 12.5e6;
+/// Scratch memory of any stage, in bytes: activations of a batch, and logits.
+const BUFFER_BYTES: u64 = 32 << 20;
+
+/// One copy of a model that is to be brought up.
+pub(crate) struct Planned {
+    pub(crate) model: ModelRef,
+    pub(crate) n_ctx: u32,
+    pub(crate) candidate: Candidate,
+}
+
+/// The cluster at this moment, as the planner sees it.
+struct Resources {
+    nodes: Vec<PlanNode>,
+    links: Links,
+}
+
+impl Node {
+    /// Says how a model would be placed and how fast it would be, without placing it.
+    ///
+    /// # Errors
+    /// As [`place`](Self::place).
+    pub async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
+        let (opened, n_ctx) = self.open_for(&request).await?;
+        self.measure_links().await;
+        let resources = self.resources(&opened, None);
+        let asked = self.plan_request(&request, n_ctx);
+        let plan = plan(&opened, &resources, &asked)?;
+        Ok(self.report(&opened, n_ctx, &plan))
+    }
+
+    /// Chooses the nodes of as many copies as are asked for; no node takes part in two.
+    pub(crate) async fn plan_copies(&self, request: &PlaceRequest) -> Result<Vec<Planned>, Error> {
+        let (opened, n_ctx) = self.open_for(request).await?;
+        let mut asked = self.plan_request(request, n_ctx);
+        let is_choice = asked.max_nodes > 1 || request.replicas.is_some_and(|n| n > 1);
+        if is_choice {
+            self.measure_links().await;
+        }
+        let resources = self.resources(&opened, None);
+        let mut copies = Vec::new();
+        for _ in 0..request.replicas.unwrap_or(1).max(1) {
+            let best = plan(&opened, &resources, &asked)?.candidates.swap_remove(0);
+            asked.exclude.extend(best.stages.iter().map(|stage| stage.node));
+            copies.push(best);
+        }
+        let mut model = opened.reference();
+        let is_shared = |copy: &Candidate| copy.stages.iter().any(|stage| stage.node != self.id());
+        if copies.iter().any(is_shared) && model.files.is_none() && model.name != shoal_hub::DEMO {
+            // Other nodes need not have the file: they can get it from here.
+            model.files = self.identify(&model.name).await?;
+        }
+        let planned = |candidate| Planned { model: model.clone(), n_ctx, candidate };
+        Ok(copies.into_iter().map(planned).collect())
+    }
+
+    /// Chooses new nodes for an instance that has lost some.
+    pub(crate) async fn plan_again(
+        &self,
+        record: &InstanceRecord,
+        lost: &[NodeId],
+    ) -> Result<Placement, Error> {
+        let opened = self.inner().open(&record.model).await?;
+        let request = PlaceRequest { exclude: lost.to_vec(), ..PlaceRequest::default() };
+        let resources = self.resources(&opened, Some(record));
+        let asked = self.plan_request(&request, record.n_ctx);
+        let plan = plan(&opened, &resources, &asked)?;
+        Ok(plan.candidates[0].placement())
+    }
+
+    async fn open_for(
+        &self,
+        request: &PlaceRequest,
+    ) -> Result<(std::sync::Arc<Opened>, u32), Error> {
+        let opened = match self.resolve(&request.model).await? {
+            Named::Files(files) => {
+                let library = self.library(&request.model)?;
+                self.inner().models().open_files(library, &files).await?
+            }
+            Named::Here(name) => self.inner().models().open(&name).await?,
+        };
+        let trained = opened.model.hparams().n_ctx_train;
+        let wanted = request.n_ctx.or(self.inner().config().n_ctx);
+        let n_ctx = wanted.unwrap_or(N_CTX_DEFAULT.min(trained));
+        if (1..=trained).contains(&n_ctx) {
+            return Ok((opened, n_ctx));
+        }
+        Err(Error::InvalidParameter {
+            name: "context".into(),
+            message: format!("expected 1 to {trained} positions, got {n_ctx}"),
+        })
+    }
+
+    fn plan_request(&self, request: &PlaceRequest, n_ctx: u32) -> PlanRequest {
+        let min_nodes = request.min_nodes.unwrap_or(1);
+        PlanRequest {
+            n_ctx,
+            n_sequences: 1,
+            n_prompt: N_PROMPT.min(n_ctx),
+            min_nodes,
+            max_nodes: request.max_nodes.unwrap_or(usize::MAX).max(min_nodes),
+            exclude: request.exclude.clone(),
+            pinned: request.pinned.clone(),
+            driver: self.id(),
+            fetch_bytes_per_s: BANDWIDTH_DEFAULT,
+            objective: match request.for_throughput {
+                true => Objective::Throughput,
+                false => Objective::Latency,
+            },
+        }
+    }
+
+    /// What the nodes that live can give to a model. What `healing` holds now counts as free: it is being replaced.
+    fn resources(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Resources {
+        let own = self.inner().peers().record();
+        let alive = self.inner().peers().alive();
+        let records: Vec<&NodeRecord> = std::iter::once(&own).chain(&alive).collect();
+        let nodes = records.iter().map(|record| {
+            let vitals = self.inner().vitals_of(record.id);
+            plan_node(record, vitals.as_ref(), opened, healing)
+        });
+        Resources { nodes: nodes.collect(), links: links(&records) }
+    }
+
+    fn report(&self, opened: &Opened, n_ctx: u32, plan: &Plan) -> PlanReport {
+        let records = self.inner().peers().known_records();
+        let own = self.inner().peers().record();
+        let name = |node: NodeId| {
+            let record = records.iter().chain([&own]).find(|record| record.id == node);
+            record.map_or_else(|| node.short(), |record| record.name.clone())
+        };
+        let stage = |stage: &shoal_cluster::StagePlan| PlanStage {
+            node: stage.node,
+            name: name(stage.node),
+            layers: stage.layers,
+            weight_bytes: stage.bytes,
+            memory_bytes: stage.memory_bytes,
+            fetch_bytes: stage.fetch_bytes,
+            compute: seconds(stage.compute_s),
+            hop: seconds(stage.hop_s),
+        };
+        let candidate = |candidate: &Candidate| PlanCandidate {
+            stages: candidate.stages.iter().map(stage).collect(),
+            tokens_per_s: candidate.tokens_per_s,
+            first_token: seconds(candidate.first_token_s),
+            aggregate_tokens_per_s: candidate.aggregate_tokens_per_s,
+            fetch: seconds(candidate.fetch_s),
+        };
+        let left_out = plan.left_out.iter().map(|(node, why)| LeftOut {
+            node: *node,
+            name: name(*node),
+            why: why.to_string(),
+        });
+        let help = |help: &shoal_cluster::Help| Help {
+            n_nodes: help.n_nodes,
+            tokens_per_s: help.tokens_per_s,
+            first_token: help.first_token_s.map(seconds),
+            aggregate_tokens_per_s: help.aggregate_tokens_per_s,
+        };
+        PlanReport {
+            model: opened.source.name.clone(),
+            n_ctx,
+            n_prompt: N_PROMPT.min(n_ctx),
+            sentence: plan.sentence(&name),
+            candidates: plan.candidates.iter().map(candidate).collect(),
+            left_out: left_out.collect(),
+            each_further: plan.each_further.iter().map(help).collect(),
+        }
+    }
+}
+
+fn plan(opened: &Opened, resources: &Resources, asked: &PlanRequest) -> Result<Plan, Error> {
+    Ok(shoal_cluster::plan(&model_shape(opened), &resources.nodes, &resources.links, asked)?)
+}
+
+fn seconds(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX)
+}
+
+/// The model as the planner sees it.
+fn model_shape(opened: &Opened) -> ModelShape {
+    let model = &opened.model;
+    let shape = model.shape();
+    let one = |layer: u32| LayerRange::new(layer, layer + 1).expect("one layer");
+    ModelShape {
+        n_layer: model.n_layer(),
+        layer_bytes: shape.layers.iter().map(|layer| layer.n_bytes).collect(),
+        kv_bytes: (0..model.n_layer()).map(|layer| model.kv_bytes(one(layer), 1)).collect(),
+        embedding_bytes: shape.embedding_bytes,
+        head_bytes: shape.head.n_bytes,
+        head_is_tied: shape.is_head_tied,
+        layer_macs: shape.layers.iter().map(|layer| layer.n_macs).collect(),
+        head_macs: shape.head.n_macs,
+        n_embd: u32::try_from(model.hparams().n_embd).unwrap_or(u32::MAX),
+        buffer_bytes: BUFFER_BYTES,
+    }
+}
+
+/// A node as the planner sees it.
+fn plan_node(
+    record: &NodeRecord,
+    vitals: Option<&Vitals>,
+    opened: &Opened,
+    healing: Option<&InstanceRecord>,
+) -> PlanNode {
+    let stages = record.stages.iter();
+    let others = stages.filter(|stage| healing.is_none_or(|it| it.id != stage.instance));
+    let promised: u64 = others.map(|stage| stage.n_bytes).sum();
+    let unpromised = record.memory_bytes.saturating_sub(promised);
+    // What is mapped from a file counts as free to the system, and what others have taken since does not to us.
+    let free = vitals.map_or(unpromised, |vitals| vitals.free_bytes);
+    let held = record.models.iter().find(|held| held.name == opened.source.name);
+    let profile = record.profile;
+    PlanNode {
+        node: record.id,
+        memory_bytes: unpromised.min(free),
+        decode_bytes_per_s: profile.map_or(DECODE_DEFAULT, |it| it.decode_bytes_per_s as f64),
+        prefill_macs_per_s: profile.map_or(PREFILL_DEFAULT, |it| it.prefill_macs_per_s as f64),
+        step_s: profile.map_or(STEP_DEFAULT, |it| f64::from(it.step_us) * 1e-6),
+        held: held.map(|held| held.layers.clone()).unwrap_or_default(),
+        derate: vitals.map_or(1.0, |vitals| {
+            let celsius = vitals.temperature_dc.map(|tenths| f32::from(tenths) / 10.0);
+            derate(celsius, vitals.battery.map(|it| (it.percent, it.is_charging)))
+        }),
+    }
+}
+
+/// The links between nodes: as either end measured it, else the slower of both ends' ways to the rest, since in a home they
+/// meet at the same access point.
+fn links(records: &[&NodeRecord]) -> Links {
+    let mut links = Links::new(Link { rtt_s: RTT_DEFAULT, bytes_per_s: BANDWIDTH_DEFAULT });
+    let measured = |from: &NodeRecord, to: NodeId| {
+        let link = from.links.iter().find(|link| link.node == to)?;
+        let bytes_per_s = match link.bytes_per_s {
+            0 => BANDWIDTH_DEFAULT,
+            measured => measured as f64,
+        };
+        Some(Link { rtt_s: f64::from(link.rtt_us) * 1e-6, bytes_per_s })
+    };
+    for (i, a) in records.iter().enumerate() {
+        for b in &records[i + 1..] {
+            if let Some(link) = measured(a, b.id).or_else(|| measured(b, a.id)) {
+                links.set(a.id, b.id, link);
+            }
+        }
+    }
+    links
+}

@@ -1,0 +1,5 @@
+//! Nodes that form clusters on loopback: who belongs, and what becomes of instances.
+
+mod admission;
+mod instances;
+mod setup;
