@@ -78,8 +78,8 @@ pub struct Member {
     pub(crate) told_version: Option<u64>,
     /// When it was last heard; `None` if never in this run.
     last_heard: Option<Time>,
-    /// Whether it went away for certain after that.
-    is_gone: bool,
+    /// When it went away for certain, if that was after.
+    gone_at: Option<Time>,
     known_since: Time,
     connected_since: Option<Time>,
     last_heartbeat: Option<Time>,
@@ -117,7 +117,7 @@ impl Member {
             vitals: None,
             told_version: None,
             last_heard: None,
-            is_gone: false,
+            gone_at: None,
             known_since: now,
             connected_since: None,
             last_heartbeat: None,
@@ -135,13 +135,20 @@ impl Member {
     /// What is believed of the peer at `now`, on the clock of [`State`](crate::State).
     pub(crate) fn liveness(&self, timing: &Timing, now: Time) -> Liveness {
         let silence = self.silence(now);
-        if self.is_gone || silence >= timing.dead_after {
+        if self.gone_at.is_some() || silence >= timing.dead_after {
             Liveness::Dead
         } else if silence >= timing.suspect_after || self.last_heard.is_none() {
             Liveness::Suspect
         } else {
             Liveness::Alive
         }
+    }
+
+    /// Whether the peer is dead beyond doubt. An end that is told for certain may be that of one connection out of two, or of one
+    /// that the peer forgot while this device slept: a dial has the time to show it.
+    pub(crate) fn is_lost(&self, timing: &Timing, now: Time) -> bool {
+        self.silence(now) >= timing.dead_after
+            || self.gone_at.is_some_and(|gone| now >= gone + timing.suspect_after)
     }
 
     /// How long nothing was heard; for a peer that never was, how long it has been known.
@@ -153,7 +160,7 @@ impl Member {
     pub(crate) fn heard(&mut self, timing: &Timing, now: Time) -> bool {
         let was_alive = self.liveness(timing, now) == Liveness::Alive;
         self.last_heard = Some(now);
-        self.is_gone = false;
+        self.gone_at = None;
         if self.connected_since.is_some_and(|since| now >= since + 2 * timing.heartbeat) {
             self.redial.n_failed = 0;
         }
@@ -172,7 +179,9 @@ impl Member {
     }
 
     pub(crate) fn disconnected(&mut self, certain: bool, timing: &Timing, now: Time) {
-        self.is_gone |= certain;
+        if certain {
+            self.gone_at = Some(now);
+        }
         self.redial.at = now;
         match self.connected_since.take() {
             // A peer that takes connections only to end them is not dialled in a loop.

@@ -364,6 +364,7 @@ fn unknown(id: NodeId) -> NodeRecord {
         isa: String::new(),
         memory_bytes: 0,
         profile: None,
+        links: Vec::new(),
         models: Vec::new(),
         stages: Vec::new(),
     }

@@ -12,7 +12,7 @@ use shoal_proto::{
 };
 
 use super::{Action, State, instances::Instance};
-use crate::{Liveness, Time};
+use crate::Time;
 
 /// Pause before the same loss is tried to be mended again; doubles with every trial.
 const RETRY_MIN: Duration = Duration::from_secs(5);
@@ -20,7 +20,7 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 /// other, but share the others, soon stop to take an instance from each other.
 const MOVE_MIN: Duration = Duration::from_secs(2);
 /// Longest pause of both kinds.
-const PAUSE_MAX: Duration = Duration::from_secs(300);
+const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Most instances that are asked to be mended at once.
 const HEALS_MAX: usize = 8;
 
@@ -39,17 +39,18 @@ impl State {
         let mut stages = instance.record.placement.stages.iter().map(|stage| stage.node);
         let first = stages.find(|&node| !self.is_lost(node, instance, now));
         first.unwrap_or_else(|| {
-            let alive = |id: &NodeId| self.liveness_at(*id, now) != Liveness::Dead;
-            self.members.keys().copied().filter(alive).chain([self.id]).min().unwrap_or(self.id)
+            let alive = self.members.values().filter(|member| !member.is_lost(&self.timing, now));
+            alive.map(|member| member.record.id).fold(self.id, NodeId::min)
         })
     }
 
     /// Whether a node is dead as far as an instance is concerned. A node that is unknown here may only not have been told of
     /// yet.
     fn is_lost(&self, node: NodeId, instance: &Instance, now: Time) -> bool {
-        let is_fresh = now < instance.placed_at + self.timing.dead_after;
-        self.liveness_at(node, now) == Liveness::Dead
-            && (self.members.contains_key(&node) || !is_fresh)
+        match self.members.get(&node) {
+            Some(member) => member.is_lost(&self.timing, now),
+            None => node != self.id && now >= instance.placed_at + self.timing.dead_after,
+        }
     }
 
     /// The instances that this node has to mend now.
