@@ -8,8 +8,9 @@ use std::net::SocketAddr;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
-    ChunkSet, Epoch, InstanceId, LayerRange, NodeId, Roll,
+    ChunkSet, Epoch, InstanceId, LayerRange, NodeId,
     model::{FileId, ModelFiles},
+    roll::Roll,
 };
 
 /// Version of every control message. Raise it on any change to a type of this module.

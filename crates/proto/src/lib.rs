@@ -10,13 +10,12 @@ pub mod frame;
 mod id;
 mod layers;
 pub mod model;
-mod roll;
+pub mod roll;
 mod sampling;
 
 pub use chunks::ChunkSet;
 pub use id::{Epoch, InstanceId, NodeId, ParseNodeIdError, SequenceId};
 pub use layers::{LayerRange, LayerRangeError};
-pub use roll::Roll;
 pub use sampling::{SamplingError, SamplingParams};
 
 /// Index of a token in a model's vocabulary.
