@@ -8,7 +8,8 @@
 use std::time::{Duration, Instant};
 
 use shoal_net::{
-    ClusterSecret, Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Plane, Timing,
+    Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Invite, Membership, Plane,
+    Timing,
 };
 use shoal_proto::{
     Epoch, InstanceId, SequenceId,
@@ -40,9 +41,10 @@ fn main() -> Result<(), Error> {
 
 /// Returns the times of the connects and those of the echoes.
 async fn measure() -> Result<(Vec<Duration>, Vec<Duration>), Error> {
-    let secret = ClusterSecret::generate()?;
-    let (a, b) = (bind(&secret).await?, bind(&secret).await?);
+    let (a, b) = (bind().await?, bind().await?);
     let addrs = b.addrs();
+    let ticket = b.membership().invite(Invite::default(), addrs.clone())?;
+    a.membership().replace(a.join(&ticket).await?)?;
     let mut connects = Vec::with_capacity(N_CONNECTS);
     for _ in 0..N_CONNECTS {
         let start = Instant::now();
@@ -63,10 +65,11 @@ async fn measure() -> Result<(Vec<Duration>, Vec<Duration>), Error> {
     Ok((connects, echoes))
 }
 
-async fn bind(secret: &ClusterSecret) -> Result<Endpoint, Error> {
+async fn bind() -> Result<Endpoint, Error> {
+    let identity = Identity::generate()?;
     Endpoint::bind(EndpointConfig {
-        identity: Identity::generate()?,
-        secret: secret.clone(),
+        membership: Membership::load_or_create(None, identity.id())?,
+        identity,
         interfaces: Interfaces::Named(vec!["lo".to_owned()]),
         port: 0,
         timing: Timing::default(),

@@ -11,8 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use iroh::endpoint::{Incoming, IncomingAddr};
-use shoal_proto::NodeId;
+use iroh::endpoint::{Incoming, IncomingAddr, VarInt};
 use tokio::{
     sync::mpsc,
     task::{AbortHandle, JoinSet},
@@ -21,9 +20,8 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    Connection, Plane, Timing,
-    connection::code,
-    handshake::{self, MembershipKey},
+    Connection, Error, Membership, Plane, Timing, connection::code, error::TicketRefusal,
+    handshake, join,
 };
 
 /// Handshakes in progress.
@@ -32,38 +30,41 @@ const MAX_HANDSHAKES: usize = 128;
 pub(crate) const MAX_READY: usize = 64;
 /// How often a failure from the same address is logged.
 const LOG_INTERVAL: Duration = Duration::from_secs(60);
+/// Wrong tickets that an address may show within [`LOG_INTERVAL`]: somebody who mistypes is slower.
+const MAX_WRONG_TICKETS: u32 = 16;
 /// Addresses whose last failure is remembered; failures of others stay silent until one is forgotten.
 const MAX_LOGGED: usize = 256;
 
 /// The actor behind [`Endpoint::accept`](crate::Endpoint::accept).
 pub(crate) struct Acceptor {
     quic: iroh::Endpoint,
-    id: NodeId,
-    key: MembershipKey,
+    membership: Membership,
     timing: Timing,
     ready: mpsc::Sender<Connection>,
-    handshakes: JoinSet<Result<Connection, Failure>>,
+    /// Each ends with the connection of a member, or with none: a device has joined.
+    handshakes: JoinSet<Result<Option<Connection>, Failure>>,
     /// The tasks of `handshakes`, oldest first.
     oldest: VecDeque<AbortHandle>,
     log: FailureLog,
+    wrong_tickets: WrongTickets,
 }
 
 /// An attempt that failed: where it came from and why.
 struct Failure {
     from: Option<IpAddr>,
     error: String,
+    is_wrong_ticket: bool,
 }
 
 impl Acceptor {
     pub(crate) fn new(
         quic: iroh::Endpoint,
-        id: NodeId,
-        key: MembershipKey,
+        membership: Membership,
         timing: Timing,
         ready: mpsc::Sender<Connection>,
     ) -> Self {
-        let (handshakes, oldest, log) = Default::default();
-        Self { quic, id, key, timing, ready, handshakes, oldest, log }
+        let (handshakes, oldest, log, wrong_tickets) = Default::default();
+        Self { quic, membership, timing, ready, handshakes, oldest, log, wrong_tickets }
     }
 
     pub(crate) async fn run(mut self, stop: CancellationToken) {
@@ -74,8 +75,9 @@ impl Acceptor {
                 Some(ended) = self.handshakes.join_next() => {
                     self.oldest.retain(|task| !task.is_finished());
                     match ended {
-                        Ok(Ok(connection)) => self.hand_over(connection),
-                        Ok(Err(failure)) => self.log.record(&failure, Instant::now()),
+                        Ok(Ok(Some(connection))) => self.hand_over(connection),
+                        Ok(Ok(None)) => {}
+                        Ok(Err(failure)) => self.failed(&failure, Instant::now()),
                         Err(error) if error.is_cancelled() => {}
                         Err(error) => tracing::error!(%error, "handshake task failed"),
                     }
@@ -99,8 +101,17 @@ impl Acceptor {
         {
             oldest.abort();
         }
-        let shake = shake(incoming, self.id, self.key.clone(), self.timing);
+        let from = source(&incoming);
+        let may_join = self.wrong_tickets.may_try(from, Instant::now());
+        let shake = shake(incoming, self.membership.clone(), self.timing, may_join);
         self.oldest.push_back(self.handshakes.spawn(shake));
+    }
+
+    fn failed(&mut self, failure: &Failure, now: Instant) {
+        if failure.is_wrong_ticket {
+            self.wrong_tickets.record(failure.from, now);
+        }
+        self.log.record(failure, now);
     }
 
     fn hand_over(&self, connection: Connection) {
@@ -112,23 +123,63 @@ impl Acceptor {
     }
 }
 
-async fn shake(
-    incoming: Incoming,
-    me: NodeId,
-    key: MembershipKey,
-    timing: Timing,
-) -> Result<Connection, Failure> {
-    let from = match incoming.remote_addr() {
+fn source(incoming: &Incoming) -> Option<IpAddr> {
+    match incoming.remote_addr() {
         IncomingAddr::Ip(addr) => Some(addr.ip()),
         _ => None,
-    };
-    let fail = |error: String| Failure { from, error };
+    }
+}
+
+async fn shake(
+    incoming: Incoming,
+    membership: Membership,
+    timing: Timing,
+    may_join: bool,
+) -> Result<Option<Connection>, Failure> {
+    let from = source(&incoming);
+    let fail = |error: String| Failure { from, error, is_wrong_ticket: false };
     let tls = time::timeout(timing.handshake, incoming.into_future()).await;
     let quic = tls
         .map_err(|_| fail(format!("no TLS handshake within {:?}", timing.handshake)))?
         .map_err(|error| fail(error.to_string()))?;
     let plane = Plane::from_alpn(quic.alpn()).ok_or_else(|| fail("unknown protocol".to_owned()))?;
-    handshake::respond(quic, me, &key, plane, timing).await.map_err(|error| fail(error.to_string()))
+    let result = match plane {
+        Plane::Join if may_join => join::respond(&quic, &membership, timing).await.map(|()| None),
+        Plane::Join => {
+            let refusal = TicketRefusal::TooMany;
+            quic.close(VarInt::from_u32(refusal.code()), refusal.to_string().as_bytes());
+            return Err(fail("too many wrong tickets".to_owned()));
+        }
+        Plane::Control | Plane::Data | Plane::Transfer => {
+            handshake::respond(quic, &membership, plane, timing).await.map(Some)
+        }
+    };
+    result.map_err(|error| {
+        let refused = matches!(error, Error::TicketRefused { refusal: TicketRefusal::Unknown, .. });
+        Failure { is_wrong_ticket: refused, ..fail(error.to_string()) }
+    })
+}
+
+/// Keeps an address that guesses tickets waiting. Guessing 128 bits is hopeless anyway; this keeps it cheap, too.
+#[derive(Default)]
+struct WrongTickets {
+    /// Wrong tickets of an address, and when the first of them came.
+    counts: HashMap<Option<IpAddr>, (u32, Instant)>,
+}
+
+impl WrongTickets {
+    fn may_try(&self, from: Option<IpAddr>, now: Instant) -> bool {
+        self.counts.get(&from).is_none_or(|(count, since)| {
+            *count < MAX_WRONG_TICKETS || now.duration_since(*since) >= LOG_INTERVAL
+        })
+    }
+
+    fn record(&mut self, from: Option<IpAddr>, now: Instant) {
+        self.counts.retain(|_, (_, since)| now.duration_since(*since) < LOG_INTERVAL);
+        if self.counts.len() < MAX_LOGGED || self.counts.contains_key(&from) {
+            self.counts.entry(from).or_insert((0, now)).0 += 1;
+        }
+    }
 }
 
 /// Says once per address and minute that strangers are at the door.

@@ -15,7 +15,7 @@ use tokio::{sync::Mutex, task::JoinSet, time};
 
 use crate::{
     CloseReason, Error, FrameReceiver, FrameSender, Plane, TransferReader, TransferWriter,
-    transfers::Arrived,
+    error::TicketRefusal, transfers::Arrived,
 };
 
 /// Requests of one peer that may be under way at once; the transport makes it wait with more.
@@ -31,6 +31,14 @@ pub(crate) mod code {
     pub(crate) const PROTOCOL: u32 = 2;
     pub(crate) const TOO_LATE: u32 = 3;
     pub(crate) const BUSY: u32 = 4;
+    pub(crate) const REVOKED: u32 = 5;
+    pub(crate) const TICKET_UNKNOWN: u32 = 6;
+    pub(crate) const TICKET_EXPIRED: u32 = 7;
+    pub(crate) const TICKET_USED: u32 = 8;
+    pub(crate) const TICKET_VOID: u32 = 9;
+    pub(crate) const FULL: u32 = 10;
+    pub(crate) const TOO_MANY: u32 = 11;
+    pub(crate) const NOT_KEPT: u32 = 12;
 }
 
 /// A connection to a member. Clones share it; it closes when the last clone, sender and receiver is dropped.
@@ -65,6 +73,7 @@ impl Connection {
             Plane::Control => quic.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_REQUESTS)),
             Plane::Data => quic.set_max_concurrent_uni_streams(VarInt::from_u32(1)),
             Plane::Transfer => quic.set_max_concurrent_bi_streams(VarInt::from_u32(MAX_TRANSFERS)),
+            Plane::Join => {}
         }
         let inner = Inner {
             quic,
@@ -393,6 +402,8 @@ pub(crate) fn close_reason(error: &ConnectionError) -> CloseReason {
             let reason = String::from_utf8_lossy(&close.reason).into_owned();
             if close.error_code == VarInt::from_u32(code::GOODBYE) {
                 CloseReason::Goodbye(reason)
+            } else if close.error_code == VarInt::from_u32(code::REVOKED) {
+                CloseReason::Removed
             } else {
                 CloseReason::Refused(reason)
             }
@@ -402,13 +413,21 @@ pub(crate) fn close_reason(error: &ConnectionError) -> CloseReason {
 }
 
 pub(crate) fn ended(peer: NodeId, error: &ConnectionError) -> Error {
+    let closed = || Error::Closed { peer, reason: close_reason(error) };
     match error {
-        ConnectionError::ApplicationClosed(close)
-            if close.error_code == VarInt::from_u32(code::WRONG_SECRET) =>
-        {
-            Error::WrongSecret { peer }
+        ConnectionError::ApplicationClosed(close) => {
+            let code = close.error_code.into_inner();
+            if code == u64::from(code::WRONG_SECRET) {
+                Error::WrongSecret { peer }
+            } else if code == u64::from(code::REVOKED) {
+                Error::Removed { peer }
+            } else if let Some(refusal) = TicketRefusal::from_code(code) {
+                Error::TicketRefused { peer, refusal }
+            } else {
+                closed()
+            }
         }
-        error => Error::Closed { peer, reason: close_reason(error) },
+        _ => closed(),
     }
 }
 

@@ -15,7 +15,7 @@ use iroh::{
         IdleTimeout, PortmapperConfig, QuicTransportConfig, TransportErrorCode, VarInt, presets,
     },
 };
-use shoal_proto::NodeId;
+use shoal_proto::{NodeId, roll::Roll};
 use tokio::{
     sync::{Mutex, Notify, mpsc, watch},
     time,
@@ -26,10 +26,11 @@ use tokio_util::{
 };
 
 use crate::{
-    ClusterSecret, Connection, Error, Identity, Interfaces, Plane, Ticket,
+    Connection, Error, Identity, Interfaces, Membership, Plane, Ticket,
     accept::{Acceptor, MAX_READY},
-    handshake::{self, MembershipKey},
+    handshake,
     interfaces::InterfaceAddr,
+    join,
 };
 
 /// Bytes that a stranger may have under way on a connection before it proves its membership.
@@ -53,8 +54,8 @@ const ALERT_NO_APPLICATION_PROTOCOL: u8 = 120;
 pub struct EndpointConfig {
     /// This node's key.
     pub identity: Identity,
-    /// The secret that peers must hold.
-    pub secret: ClusterSecret,
+    /// Whom this node takes for members. It is the same node's.
+    pub membership: Membership,
     /// Where to listen.
     pub interfaces: Interfaces,
     /// UDP port on every address; 0 for any, which may differ between addresses.
@@ -102,8 +103,7 @@ pub struct Endpoint {
 struct Inner {
     quic: iroh::Endpoint,
     id: NodeId,
-    secret: ClusterSecret,
-    key: MembershipKey,
+    membership: Membership,
     interfaces: Interfaces,
     timing: Timing,
     /// Connections past the handshake that nobody has taken yet.
@@ -120,16 +120,19 @@ impl Endpoint {
     ///
     /// # Errors
     /// If an interface is unknown or has no address, or a socket cannot be bound.
+    ///
+    /// # Panics
+    /// If the membership is another node's.
     pub async fn bind(config: EndpointConfig) -> Result<Self, Error> {
-        let EndpointConfig { identity, secret, interfaces, port, timing } = config;
-        let quic = bind_quic(&identity, &interfaces, port, timing).await?;
+        let EndpointConfig { identity, membership, interfaces, port, timing } = config;
         let id = identity.id();
-        let key = MembershipKey::new(&secret);
+        assert_eq!(membership.id(), id, "an endpoint takes the membership of its own node");
+        let quic = bind_quic(&identity, &interfaces, port, timing).await?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let network_changed = Arc::new(Notify::new());
         let (ready_tx, ready) = mpsc::channel(MAX_READY);
-        let acceptor = Acceptor::new(quic.clone(), id, key.clone(), timing, ready_tx);
+        let acceptor = Acceptor::new(quic.clone(), membership.clone(), timing, ready_tx);
         tasks.spawn(acceptor.run(stop.clone()));
         let (changed, addr_changes) = watch::channel(0);
         tasks.spawn(watch_network(
@@ -143,8 +146,7 @@ impl Endpoint {
         let inner = Inner {
             quic,
             id,
-            secret,
-            key,
+            membership,
             interfaces,
             timing,
             ready: Mutex::new(ready),
@@ -174,23 +176,52 @@ impl Endpoint {
         dialable(&bound, &own)
     }
 
-    /// Returns a ticket with which another device joins the cluster through this node.
-    pub fn ticket(&self) -> Ticket {
-        Ticket::new(self.id(), self.addrs(), self.inner.secret.clone())
+    /// Whom this node takes for members.
+    pub fn membership(&self) -> &Membership {
+        &self.inner.membership
     }
 
     /// Dials a peer by its key at these addresses, all at once, then proves membership to it and has it prove its own.
     ///
     /// # Errors
-    /// If no address answers with the peer's key in time, the peer speaks another version or holds another secret, or the
-    /// handshake takes too long.
+    /// If no address answers with the peer's key in time, the peer speaks another version or holds another secret, either
+    /// side was removed from the cluster, or the handshake takes too long.
     pub async fn connect(
         &self,
         peer: NodeId,
         addrs: &[SocketAddr],
         plane: Plane,
     ) -> Result<Connection, Error> {
-        let Inner { quic, id, key, timing, .. } = &*self.inner;
+        let Inner { membership, timing, .. } = &*self.inner;
+        if plane == Plane::Join {
+            return Err(Error::OtherPlane { peer, expected: Plane::Control });
+        }
+        if membership.is_revoked(peer) {
+            return Err(Error::Revoked { peer });
+        }
+        let quic = self.dial(peer, addrs, plane).await?;
+        handshake::initiate(quic, membership, plane, *timing).await
+    }
+
+    /// Joins the cluster of the node that made a ticket, and returns that node's roll, with this node on it. It takes effect
+    /// with [`Membership::replace`].
+    ///
+    /// # Errors
+    /// If the ticket has expired, no address in it answers in time, or the node that made it refuses it, with its reason.
+    pub async fn join(&self, ticket: &Ticket) -> Result<Roll, Error> {
+        let Inner { membership, timing, .. } = &*self.inner;
+        ticket.check(membership.now())?;
+        let quic = self.dial(ticket.node(), ticket.addrs(), Plane::Join).await?;
+        join::initiate(&quic, membership, ticket, *timing).await
+    }
+
+    async fn dial(
+        &self,
+        peer: NodeId,
+        addrs: &[SocketAddr],
+        plane: Plane,
+    ) -> Result<iroh::endpoint::Connection, Error> {
+        let Inner { quic, id, timing, .. } = &*self.inner;
         if peer == *id {
             return Err(Error::OwnId { node: peer });
         }
@@ -206,8 +237,7 @@ impl Endpoint {
             awaited: "answer to a dial",
             after: timing.connect,
         })?;
-        let quic = dialled.map_err(|error| connect_error(peer, addrs, plane, error))?;
-        handshake::initiate(quic, *id, key, plane, *timing).await
+        dialled.map_err(|error| connect_error(peer, addrs, plane, error))
     }
 
     /// Waits for the next connection from a member; `None` once the endpoint is closed.

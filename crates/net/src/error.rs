@@ -2,9 +2,9 @@
 
 use std::{io, net::SocketAddr, path::PathBuf, time::Duration};
 
-use shoal_proto::{NodeId, control::ControlError, frame::FrameError};
+use shoal_proto::{NodeId, control::ControlError, frame::FrameError, roll::RollError};
 
-use crate::Plane;
+use crate::{Plane, TicketError, connection::code};
 
 /// An error of the QUIC library, kept for the chain of causes only.
 pub(crate) type Source = Box<dyn std::error::Error + Send + Sync>;
@@ -115,6 +115,69 @@ pub enum Error {
         /// The peer.
         peer: NodeId,
     },
+    /// The peer was removed from this cluster.
+    #[error("peer {} was removed from this cluster", peer.short())]
+    Revoked {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The peer says that this node was removed from the cluster.
+    #[error(
+        "this device was removed from the cluster, says peer {}: join again with a fresh ticket \
+         from `shoal invite`",
+        peer.short()
+    )]
+    Removed {
+        /// The peer.
+        peer: NodeId,
+    },
+    /// The ticket is of no use.
+    #[error(transparent)]
+    Ticket(#[from] TicketError),
+    /// The node that made the ticket does not take it.
+    #[error("peer {} refused the ticket: {refusal}", peer.short())]
+    TicketRefused {
+        /// The peer.
+        peer: NodeId,
+        /// Why.
+        refusal: TicketRefusal,
+    },
+    /// The file that a membership is kept in is damaged. It is never overwritten.
+    #[error(
+        "{}: expected a membership, but {reason}: restore it, or remove it and join again with a \
+         ticket from `shoal invite`",
+        path.display()
+    )]
+    DamagedMembership {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// The task that should have written a membership ended early.
+    #[error("the membership was not written")]
+    Save {
+        /// Why.
+        source: Source,
+    },
+    /// A cluster whose roll does not name this node cannot be entered.
+    #[error("node {} is not on the roll of the cluster that it should enter", node.short())]
+    NotOnRoll {
+        /// This node.
+        node: NodeId,
+    },
+    /// A node that is to forget itself.
+    #[error("node {} is this node: it leaves a cluster, and is not removed from it", node.short())]
+    ForgetsItself {
+        /// This node.
+        node: NodeId,
+    },
+    /// The roll does not allow a change.
+    #[error("the cluster's roll cannot be changed")]
+    Roll {
+        /// Why.
+        source: RollError,
+    },
     /// The peer broke the membership handshake.
     #[error("peer {} handshake: expected {expected}, got {got}", peer.short())]
     Handshake {
@@ -209,6 +272,63 @@ pub enum Error {
     },
 }
 
+/// Why the node that made a ticket does not take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TicketRefusal {
+    /// It does not know the ticket, or the proof was wrong.
+    #[error("it does not know it: ask for a new one with `shoal invite`")]
+    Unknown,
+    /// Its time is over, by that node's clock.
+    #[error("it has expired: ask for a new one with `shoal invite`")]
+    Expired,
+    /// It was for one device, and another one has used it.
+    #[error("another device has used it: ask for a new one with `shoal invite`")]
+    Used,
+    /// It was withdrawn, or somebody was removed from the cluster since.
+    #[error(
+        "it was withdrawn, or a device was removed from the cluster since it was made: ask for a \
+         new one with `shoal invite`"
+    )]
+    Void,
+    /// The cluster has no room for another member.
+    #[error("the cluster is full: forget a device first")]
+    Full,
+    /// Too many wrong tickets came from this device's address.
+    #[error("too many wrong tickets came from this address: wait a minute")]
+    TooMany,
+    /// The other node cannot write down who its members are.
+    #[error("it cannot write down its members: see its log")]
+    NotKept,
+}
+
+impl TicketRefusal {
+    const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Expired,
+        Self::Used,
+        Self::Void,
+        Self::Full,
+        Self::TooMany,
+        Self::NotKept,
+    ];
+
+    pub(crate) fn code(self) -> u32 {
+        match self {
+            Self::Unknown => code::TICKET_UNKNOWN,
+            Self::Expired => code::TICKET_EXPIRED,
+            Self::Used => code::TICKET_USED,
+            Self::Void => code::TICKET_VOID,
+            Self::Full => code::FULL,
+            Self::TooMany => code::TOO_MANY,
+            Self::NotKept => code::NOT_KEPT,
+        }
+    }
+
+    pub(crate) fn from_code(code: u64) -> Option<Self> {
+        Self::ALL.into_iter().find(|refusal| u64::from(refusal.code()) == code)
+    }
+}
+
 /// Why a connection ended.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum CloseReason {
@@ -216,6 +336,8 @@ pub enum CloseReason {
     Local,
     /// The peer said goodbye, with this reason.
     Goodbye(String),
+    /// The peer closed it because this node was removed from the cluster.
+    Removed,
     /// The peer closed it because this side broke the protocol.
     Refused(String),
     /// Nothing came for longer than the idle time-out.
@@ -232,6 +354,7 @@ impl std::fmt::Display for CloseReason {
             Self::Local => f.write_str("closed by this node"),
             Self::Goodbye(reason) if reason.is_empty() => f.write_str("closed by the peer"),
             Self::Goodbye(reason) => write!(f, "closed by the peer: {reason}"),
+            Self::Removed => f.write_str("this device was removed from the cluster"),
             Self::Refused(reason) => write!(f, "refused by the peer: {reason}"),
             Self::Silence => f.write_str("the peer fell silent"),
             Self::Reset => f.write_str("the peer restarted"),

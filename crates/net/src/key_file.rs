@@ -34,22 +34,30 @@ pub(crate) fn load_or_create(path: &Path) -> Result<[u8; 32], Error> {
 }
 
 /// Reads a key; `None` if there is no file.
-fn load(path: &Path) -> Result<Option<[u8; 32]>, Error> {
+pub(crate) fn load(path: &Path) -> Result<Option<[u8; 32]>, Error> {
+    let Some(text) = read(path, FILE_BYTES + 1)? else { return Ok(None) };
+    let key = HEXLOWER_PERMISSIVE.decode(text.trim_ascii_end()).ok();
+    match key.and_then(|key| <[u8; 32]>::try_from(key).ok()) {
+        Some(key) => Ok(Some(key)),
+        None => {
+            let bytes = fs::metadata(path).map_or(0, |metadata| metadata.len());
+            Err(Error::MalformedFile { path: path.to_owned(), bytes })
+        }
+    }
+}
+
+/// Reads the first `max` bytes of a file that others have no business with; `None` if there is none.
+pub(crate) fn read(path: &Path, max: u64) -> Result<Option<Vec<u8>>, Error> {
     let file = match fs::File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(file_error(path, "read", error)),
     };
-    let mut text = Vec::new();
-    let mut bounded = (&file).take(FILE_BYTES + 1);
-    bounded.read_to_end(&mut text).map_err(|error| file_error(path, "read", error))?;
-    let key = HEXLOWER_PERMISSIVE.decode(text.trim_ascii_end()).ok();
-    let Some(key) = key.and_then(|key| <[u8; 32]>::try_from(key).ok()) else {
-        let bytes = file.metadata().map_or(0, |metadata| metadata.len());
-        return Err(Error::MalformedFile { path: path.to_owned(), bytes });
-    };
+    let mut bytes = Vec::new();
+    let mut bounded = (&file).take(max);
+    bounded.read_to_end(&mut bytes).map_err(|error| file_error(path, "read", error))?;
     protect(path, &file)?;
-    Ok(Some(key))
+    Ok(Some(bytes))
 }
 
 /// Takes the rights of others away from a file that was copied without care.
@@ -73,10 +81,15 @@ fn protect(_: &Path, _: &fs::File) -> Result<(), Error> {
     Ok(())
 }
 
-/// Writes a key beside `path`, then renames: a reader sees the old file or the whole new one.
-pub(crate) fn write(path: &Path, key: &[u8; 32]) -> Result<(), Error> {
+fn write(path: &Path, key: &[u8; 32]) -> Result<(), Error> {
+    write_bytes(path, (data_encoding::HEXLOWER.encode(key) + "\n").as_bytes())
+}
+
+/// Writes a file beside `path`, then renames: a reader sees the old file or the whole new one, also after a power cut.
+pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
     let temporary = temporary_path(path)?;
-    let written = write_new(&temporary, key).and_then(|()| fs::rename(&temporary, path));
+    let written = write_new(&temporary, bytes).and_then(|()| fs::rename(&temporary, path));
+    sync_directory(path);
     written.map_err(|error| {
         // What is left would only be clutter; the error that matters is the first one.
         let _ = fs::remove_file(&temporary);
@@ -92,14 +105,25 @@ fn temporary_path(path: &Path) -> Result<PathBuf, Error> {
     Ok(path.with_file_name(name))
 }
 
-fn write_new(path: &Path, key: &[u8; 32]) -> io::Result<()> {
+/// Makes the rename last. Some file systems cannot, and then it lasts some seconds later.
+fn sync_directory(path: &Path) {
+    #[cfg(unix)]
+    if let Some(directory) = path.parent()
+        && let Ok(directory) = fs::File::open(directory)
+    {
+        let _ = directory.sync_all();
+    }
+    #[cfg(not(unix))]
+    let _ = path;
+}
+
+fn write_new(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut options = OpenOptions::new();
     options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
     let mut file = options.open(path)?;
-    let text = data_encoding::HEXLOWER.encode(key) + "\n";
-    file.write_all(text.as_bytes())?;
+    file.write_all(bytes)?;
     file.sync_all()
 }
 

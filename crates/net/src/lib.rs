@@ -2,16 +2,17 @@
 //! and framed streams. This is the only crate that knows the QUIC library (iroh); nothing of it leaks through this API.
 //!
 //! ```text
-//! Identity ─┐
-//! Secret ───┼─► Endpoint ──connect/accept──► Connection ──► request / next_request    control plane
-//! Interfaces┘        (TLS by key, then membership)    └───► FrameSender / FrameReceiver  data plane
-//!                                                         └► transfer / next_transfer   transfer plane
+//! Identity ───┐
+//! Membership ─┼─► Endpoint ──connect/accept──► Connection ──► request / next_request    control plane
+//! Interfaces ─┘      (TLS by key, then membership)    └───► FrameSender / FrameReceiver  data plane
+//!     ▲                  │                                └► transfer / next_transfer   transfer plane
+//!     └────── Roll ◄──join(Ticket)
 //! ```
 //!
 //! Invariants:
-//! - **Nobody gets in.** TLS proves both keys and the handshake ([`Endpoint::connect`]) proves that both sides hold the
-//!   cluster's secret, before a byte of Shoal's protocols is parsed. Until then a stranger may open one stream and fill
-//!   64 KiB.
+//! - **Nobody gets in.** TLS proves both keys and the handshake ([`Endpoint::connect`]) proves that both sides hold a
+//!   secret of the cluster, before a byte of Shoal's protocols is parsed. Until then a stranger may open one stream and
+//!   fill 64 KiB. A device gets the secret by a [`Ticket`], and a device that was removed has no use for its own.
 //! - **Everything is bounded**: messages, frames, streams, handshakes in progress, queues; every wait has a time-out that
 //!   says what it waited for, and every future can be dropped without harm unless its documentation says otherwise.
 //! - **No public service is spoken to**: no relay, no DNS, no address lookup, no port mapping. Only sockets of the chosen
@@ -25,9 +26,12 @@ mod frames;
 mod handshake;
 mod identity;
 mod interfaces;
+mod join;
 mod key_file;
+mod membership;
 mod plane;
-mod secret;
+mod proof;
+mod stranger;
 mod ticket;
 mod transfers;
 
@@ -36,11 +40,11 @@ mod tests;
 
 pub use connection::{Connection, Responder};
 pub use endpoint::{Endpoint, EndpointConfig, Timing};
-pub use error::{CloseReason, Error};
+pub use error::{CloseReason, Error, TicketRefusal};
 pub use frames::{FrameReceiver, FrameSender};
 pub use identity::Identity;
 pub use interfaces::Interfaces;
+pub use membership::{Invitation, InvitationId, InvitationState, Invite, Membership};
 pub use plane::Plane;
-pub use secret::ClusterSecret;
 pub use ticket::{Ticket, TicketError};
 pub use transfers::{TransferReader, TransferWriter};

@@ -10,18 +10,24 @@ pub enum Plane {
     Data,
     /// Bytes of model files.
     Transfer,
+    /// A ticket, from a device that is no member yet. No [`Connection`](crate::Connection) is of this plane.
+    Join,
 }
 
 impl Plane {
-    pub(crate) const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Transfer];
+    pub(crate) const ALL: [Self; 4] = [Self::Control, Self::Data, Self::Transfer, Self::Join];
+    /// The planes on which members speak.
+    #[cfg(test)]
+    pub(crate) const OF_MEMBERS: [Self; 3] = [Self::Control, Self::Data, Self::Transfer];
 
     /// The protocol's name and version in the TLS handshake: peers of different versions part before they misread each
     /// other.
     pub(crate) fn alpn(self) -> &'static str {
         match self {
-            Self::Control => "shoal/control/1",
-            Self::Data => "shoal/activation/1",
-            Self::Transfer => "shoal/transfer/1",
+            Self::Control => "shoal/control/2",
+            Self::Data => "shoal/activation/2",
+            Self::Transfer => "shoal/transfer/2",
+            Self::Join => "shoal/join/1",
         }
     }
 

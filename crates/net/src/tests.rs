@@ -12,11 +12,13 @@ use shoal_proto::{
     Epoch, InstanceId, NodeId, SequenceId,
     control::{Request, Vitals},
     frame::{Body, Frame, FrameKey, Step},
+    roll::Roll,
 };
 use tokio::time;
 
 use crate::{
-    ClusterSecret, Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Plane, Timing,
+    Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Membership, Plane, Timing,
+    membership::roll_of,
 };
 
 /// Long enough for two hundred unoptimised TLS handshakes on a busy machine; a test that gets this far has failed.
@@ -26,19 +28,30 @@ fn lo() -> Interfaces {
     Interfaces::Named(vec!["lo".to_owned()])
 }
 
-fn secret(byte: u8) -> ClusterSecret {
-    ClusterSecret::from_bytes([byte; 32])
+/// A membership that knows nothing but the secret of `cluster`, in generation 1.
+fn membership(cluster: u8, id: NodeId) -> Membership {
+    let membership = Membership::load_or_create(None, id).unwrap();
+    membership.replace(roll(cluster, id)).unwrap();
+    membership
 }
 
-async fn member_with(secret: ClusterSecret, timing: Timing) -> Endpoint {
+fn roll(cluster: u8, id: NodeId) -> Roll {
+    roll_of([cluster; 32], id)
+}
+
+fn config(cluster: u8, timing: Timing) -> EndpointConfig {
     let identity = Identity::generate().unwrap();
-    let config = EndpointConfig { identity, secret, interfaces: lo(), port: 0, timing };
-    Endpoint::bind(config).await.unwrap()
+    let membership = membership(cluster, identity.id());
+    EndpointConfig { identity, membership, interfaces: lo(), port: 0, timing }
 }
 
-/// An endpoint of the cluster with secret 1.
+async fn member_with(cluster: u8, timing: Timing) -> Endpoint {
+    Endpoint::bind(config(cluster, timing)).await.unwrap()
+}
+
+/// An endpoint of cluster 1.
 async fn member() -> Endpoint {
-    member_with(secret(1), Timing::default()).await
+    member_with(1, Timing::default()).await
 }
 
 async fn soon<T>(future: impl Future<Output = T>) -> T {

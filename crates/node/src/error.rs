@@ -139,7 +139,7 @@ pub enum Error {
     /// The ticket makes no sense.
     #[error("the ticket cannot be used")]
     Ticket(#[source] TicketError),
-    /// The cluster does not take this node: the ticket's secret is not its secret.
+    /// The cluster does not take this node, or its ticket.
     #[error("the cluster refused this node")]
     JoinRefused {
         /// Why.
@@ -214,7 +214,14 @@ impl Error {
     pub(crate) fn join(error: shoal_net::Error) -> Self {
         use shoal_net::Error as Net;
 
-        let refused = matches!(error, Net::WrongSecret { .. } | Net::OtherProtocol { .. });
+        let refused = matches!(
+            error,
+            Net::WrongSecret { .. }
+                | Net::OtherProtocol { .. }
+                | Net::Removed { .. }
+                | Net::Ticket(_)
+                | Net::TicketRefused { .. }
+        );
         let source = Arc::new(error);
         if refused { Self::JoinRefused { source } } else { Self::JoinFailed { source } }
     }

@@ -212,9 +212,9 @@ fn a_peer_that_vanishes_is_noticed_by_its_silence() {
         keep_alive: Duration::from_millis(200),
         ..Timing::default()
     };
-    let a = there.block_on(member_with(secret(1), timing));
+    let a = there.block_on(member_with(1, timing));
     let (b, accepted, dialled) = here.block_on(async {
-        let b = member_with(secret(1), timing).await;
+        let b = member_with(1, timing).await;
         let (to, addrs) = (b.id(), b.addrs());
         let dial = {
             let a = a.clone();
@@ -238,7 +238,7 @@ async fn an_idle_connection_outlives_the_idle_time_out() {
         keep_alive: Duration::from_millis(100),
         ..Timing::default()
     };
-    let (a, b) = (member_with(secret(1), timing).await, member_with(secret(1), timing).await);
+    let (a, b) = (member_with(1, timing).await, member_with(1, timing).await);
     let (_dialled, accepted) = pair(&a, &b, Plane::Control).await;
     let closed = time::timeout(Duration::from_millis(1500), accepted.closed()).await;
     assert!(closed.is_err(), "{closed:?}");

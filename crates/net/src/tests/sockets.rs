@@ -56,13 +56,8 @@ async fn an_endpoint_is_dialled_at_each_of_its_addresses() {
 
 #[tokio::test]
 async fn an_interface_that_does_not_exist_is_refused() {
-    let config = EndpointConfig {
-        identity: Identity::generate().unwrap(),
-        secret: secret(1),
-        interfaces: Interfaces::Named(vec!["nope0".to_owned()]),
-        port: 0,
-        timing: Timing::default(),
-    };
+    let interfaces = Interfaces::Named(vec!["nope0".to_owned()]);
+    let config = EndpointConfig { interfaces, ..config(1, Timing::default()) };
     let error = Endpoint::bind(config).await.unwrap_err();
     assert!(matches!(error, Error::UnknownInterface { .. }), "{error:?}");
 }
@@ -71,25 +66,10 @@ async fn an_interface_that_does_not_exist_is_refused() {
 async fn a_port_in_use_is_named() {
     let a = member().await;
     let port = a.addrs().iter().find(|addr| addr.is_ipv4()).unwrap().port();
-    let config = EndpointConfig {
-        identity: Identity::generate().unwrap(),
-        secret: secret(1),
-        interfaces: lo(),
-        port,
-        timing: Timing::default(),
-    };
+    let config = EndpointConfig { port, ..config(1, Timing::default()) };
     let error = Endpoint::bind(config).await.unwrap_err();
     assert!(matches!(error, Error::Bind { .. }), "{error:?}");
     assert!(error.to_string().contains(&port.to_string()), "{error}");
-}
-
-#[tokio::test]
-async fn a_ticket_leads_to_its_endpoint() {
-    let (a, b) = (member().await, member().await);
-    let ticket: crate::Ticket = b.ticket().to_string().parse().unwrap();
-    assert_eq!((ticket.node(), ticket.addrs()), (b.id(), &b.addrs()[..]));
-    assert_eq!(*ticket.secret(), secret(1));
-    soon(a.connect(ticket.node(), ticket.addrs(), Plane::Control)).await.unwrap();
 }
 
 #[tokio::test]

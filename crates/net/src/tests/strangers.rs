@@ -4,11 +4,7 @@ use iroh::endpoint::VarInt;
 use shoal_proto::control::{self, Response};
 
 use super::*;
-use crate::{
-    CloseReason,
-    connection::code,
-    handshake::{self, MembershipKey},
-};
+use crate::{CloseReason, connection::code, handshake};
 
 /// An encoding of no point of the curve: there is none with y = 2.
 const NO_POINT: [u8; 32] = {
@@ -30,8 +26,8 @@ async fn infiltrate(
     plane: Plane,
 ) -> iroh::endpoint::Connection {
     let quic = intrude(stranger, member, plane.alpn()).await.unwrap();
-    let key = MembershipKey::new(&secret(1));
-    let shake = handshake::initiate(quic.clone(), id_of(stranger), &key, plane, Timing::default());
+    let membership = membership(1, id_of(stranger));
+    let shake = handshake::initiate(quic.clone(), &membership, plane, Timing::default());
     std::mem::forget(soon(shake).await.unwrap());
     quic
 }
@@ -45,8 +41,8 @@ fn application_code(error: &iroh::endpoint::ConnectionError) -> Option<VarInt> {
 
 #[tokio::test]
 async fn another_secret_is_refused_on_both_planes_in_both_directions() {
-    let (a, b) = (member().await, member_with(secret(2), Timing::default()).await);
-    for plane in Plane::ALL {
+    let (a, b) = (member().await, member_with(2, Timing::default()).await);
+    for plane in Plane::OF_MEMBERS {
         for (from, to) in [(&a, &b), (&b, &a)] {
             let error = connect(from, to, plane).await.unwrap_err();
             assert!(
@@ -57,23 +53,23 @@ async fn another_secret_is_refused_on_both_planes_in_both_directions() {
         }
     }
     check_only_guest(&a, &member().await).await;
-    check_only_guest(&b, &member_with(secret(2), Timing::default()).await).await;
+    check_only_guest(&b, &member_with(2, Timing::default()).await).await;
 }
 
 #[tokio::test]
 async fn the_side_that_is_dialled_says_wrong_secret_too() {
-    let (a, b) = (stranger(&[]).await, stranger(&["shoal/control/1"]).await);
+    let (a, b) = (stranger(&[]).await, stranger(&["shoal/control/2"]).await);
     let dial = async {
         let id = PublicKey::from_bytes(b.id().as_bytes()).unwrap();
         let addr = EndpointAddr::from_parts(id, addr_of(&b).into_iter().map(TransportAddr::Ip));
-        let quic = a.connect(addr, b"shoal/control/1").await.unwrap();
-        let key = MembershipKey::new(&secret(1));
-        handshake::initiate(quic, id_of(&a), &key, Plane::Control, Timing::default()).await
+        let quic = a.connect(addr, b"shoal/control/2").await.unwrap();
+        let membership = membership(1, id_of(&a));
+        handshake::initiate(quic, &membership, Plane::Control, Timing::default()).await
     };
     let accept = async {
         let quic = b.accept().await.unwrap().await.unwrap();
-        let key = MembershipKey::new(&secret(2));
-        handshake::respond(quic, id_of(&b), &key, Plane::Control, Timing::default()).await
+        let membership = membership(2, id_of(&b));
+        handshake::respond(quic, &membership, Plane::Control, Timing::default()).await
     };
     let (dialled, accepted) = soon(async { tokio::join!(dial, accept) }).await;
     assert!(matches!(dialled, Err(Error::WrongSecret { peer }) if peer == id_of(&b)));
@@ -82,7 +78,7 @@ async fn the_side_that_is_dialled_says_wrong_secret_too() {
 
 #[tokio::test]
 async fn a_dialled_stranger_that_reflects_the_proof_is_refused() {
-    let (member, mirror) = (member().await, stranger(&["shoal/control/1"]).await);
+    let (member, mirror) = (member().await, stranger(&["shoal/control/2"]).await);
     let (id, addrs) = (id_of(&mirror), addr_of(&mirror));
     let reflect = async {
         let quic = mirror.accept().await.unwrap().await.unwrap();
@@ -106,12 +102,13 @@ async fn a_stranger_that_sends_garbage_is_shown_out() {
     let (member, garbage) = (member().await, stranger(&[]).await);
     for (message, expected) in [
         (&[0xff; 400][..], code::PROTOCOL),
-        (&[1; 65][..], code::WRONG_SECRET),
-        (&[1; 64][..], code::PROTOCOL),
-        (&[1; 5][..], code::PROTOCOL),
+        (&[2; 73][..], code::WRONG_SECRET),
+        (&[2; 72][..], code::PROTOCOL),
+        (&[2; 5][..], code::PROTOCOL),
+        (&[1; 73][..], code::PROTOCOL),
         (&[][..], code::PROTOCOL),
     ] {
-        let quic = intrude(&garbage, &member, "shoal/control/1").await.unwrap();
+        let quic = intrude(&garbage, &member, "shoal/control/2").await.unwrap();
         let (mut send, _receive) = quic.open_bi().await.unwrap();
         send.write_all(message).await.unwrap();
         send.finish().unwrap();
@@ -124,7 +121,7 @@ async fn a_stranger_that_sends_garbage_is_shown_out() {
 #[tokio::test]
 async fn requests_and_frames_before_the_proof_are_never_read() {
     let (member, eager) = (member().await, stranger(&[]).await);
-    let quic = intrude(&eager, &member, "shoal/control/1").await.unwrap();
+    let quic = intrude(&eager, &member, "shoal/control/2").await.unwrap();
     let (mut send, mut receive) = quic.open_bi().await.unwrap();
     let request = control::encode(&heartbeat(1));
     send.write_all(&request).await.unwrap();
@@ -140,8 +137,8 @@ async fn requests_and_frames_before_the_proof_are_never_read() {
 #[tokio::test]
 async fn a_silent_stranger_runs_out_of_time() {
     let timing = Timing { handshake: Duration::from_millis(200), ..Timing::default() };
-    let (member, silent) = (member_with(secret(1), timing).await, stranger(&[]).await);
-    let quic = intrude(&silent, &member, "shoal/control/1").await.unwrap();
+    let (member, silent) = (member_with(1, timing).await, stranger(&[]).await);
+    let quic = intrude(&silent, &member, "shoal/control/2").await.unwrap();
     let code = application_code(&soon(quic.closed()).await);
     assert_eq!(code, Some(VarInt::from_u32(code::TOO_LATE)));
 }
@@ -149,8 +146,8 @@ async fn a_silent_stranger_runs_out_of_time() {
 #[tokio::test]
 async fn a_silent_peer_that_is_dialled_runs_out_of_time() {
     let timing = Timing { handshake: Duration::from_millis(200), ..Timing::default() };
-    let member = member_with(secret(1), timing).await;
-    let silent = stranger(&["shoal/activation/1"]).await;
+    let member = member_with(1, timing).await;
+    let silent = stranger(&["shoal/activation/2"]).await;
     let (id, addrs) = (id_of(&silent), addr_of(&silent));
     let hold = async {
         let quic = silent.accept().await.unwrap().await.unwrap();
@@ -168,20 +165,20 @@ async fn a_silent_peer_that_is_dialled_runs_out_of_time() {
 #[tokio::test]
 async fn another_version_of_the_protocol_is_refused_by_name() {
     let member = member().await;
-    let newer = stranger(&["shoal/control/2"]).await;
+    let newer = stranger(&["shoal/control/3"]).await;
     let hold = async { newer.accept().await.unwrap().await.is_err() };
     let (id, addrs) = (id_of(&newer), addr_of(&newer));
     let dial = member.connect(id, &addrs, Plane::Control);
     let (dialled, refused) = soon(async { tokio::join!(dial, hold) }).await;
     assert!(refused);
     assert!(matches!(dialled, Err(Error::OtherProtocol { .. })), "{dialled:?}");
-    assert!(intrude(&newer, &member, "shoal/control/2").await.is_err());
+    assert!(intrude(&newer, &member, "shoal/control/3").await.is_err());
 }
 
 #[tokio::test]
 async fn a_peer_at_the_right_address_with_another_key_is_not_the_peer() {
     let timing = Timing { connect: Duration::from_secs(1), ..Timing::default() };
-    let (a, b) = (member_with(secret(1), timing).await, member().await);
+    let (a, b) = (member_with(1, timing).await, member().await);
     let absent = Identity::generate().unwrap().id();
     let error = soon(a.connect(absent, &b.addrs(), Plane::Control)).await.unwrap_err();
     assert!(matches!(error, Error::Unreachable { .. } | Error::TimedOut { .. }), "{error:?}");
@@ -204,14 +201,13 @@ async fn dials_that_make_no_sense_are_refused_at_once() {
 async fn a_member_gets_through_a_crowd_of_silent_strangers() {
     // Time-outs that never come: whoever gets a place gets it by the acceptor's rules.
     let timing = Timing { connect: PATIENCE, handshake: PATIENCE, ..Timing::default() };
-    let (member, friend) =
-        (member_with(secret(1), timing).await, member_with(secret(1), timing).await);
+    let (member, friend) = (member_with(1, timing).await, member_with(1, timing).await);
     let mut crowd = tokio::task::JoinSet::new();
     for _ in 0..10 {
         let intruder = stranger(&[]).await;
         for _ in 0..20 {
             let (intruder, member) = (intruder.clone(), member.clone());
-            crowd.spawn(async move { intrude(&intruder, &member, "shoal/control/1").await });
+            crowd.spawn(async move { intrude(&intruder, &member, "shoal/control/2").await });
         }
     }
     let mut connections = Vec::new();
@@ -252,7 +248,7 @@ async fn a_hostile_header_ends_its_own_connection_only() {
 #[tokio::test]
 async fn a_frame_that_is_cut_or_never_ends_is_refused() {
     let timing = Timing { transfer: Duration::from_millis(300), ..Timing::default() };
-    let (member, traitor) = (member_with(secret(1), timing).await, stranger(&[]).await);
+    let (member, traitor) = (member_with(1, timing).await, stranger(&[]).await);
     let frame = step(0, 8, 64).encode();
     for n_bytes in [1, 95, 96, 97, frame.len() - 1] {
         for ends in [true, false] {

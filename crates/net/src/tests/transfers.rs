@@ -155,7 +155,7 @@ async fn a_reader_that_leaves_stops_the_writer() {
 #[tokio::test]
 async fn a_stalled_transfer_ends_on_both_sides() {
     let timing = Timing { transfer: Duration::from_millis(300), ..Timing::default() };
-    let (a, b) = (member_with(secret(1), timing).await, member_with(secret(1), timing).await);
+    let (a, b) = (member_with(1, timing).await, member_with(1, timing).await);
     let (dialled, accepted) = pair(&a, &b, Plane::Transfer).await;
     let (mut reader, mut writer) = open(&dialled, &accepted).await;
     let error = soon(reader.read()).await.unwrap_err();

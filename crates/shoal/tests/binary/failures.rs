@@ -92,10 +92,10 @@ fn an_unknown_interface() {
 }
 
 #[test]
-fn a_node_with_the_wrong_secret() {
+fn a_node_with_the_ticket_of_another_cluster() {
     let first = NodeProcess::start("first", &[]);
     let stranger = NodeProcess::start("stranger", &[]);
-    // The stranger's secret with the first node's key and address: what somebody would hold who guesses.
+    // The stranger's invitation with the first node's key and address: what somebody would hold who guesses.
     let forged = forge(&first.ticket(), &stranger.ticket());
     let dir = tempfile::tempdir().expect("a temporary directory");
     let dir = dir.path().to_str().expect("UTF-8");
@@ -110,18 +110,18 @@ fn a_node_with_the_wrong_secret() {
         "--join",
         &forged,
     ];
-    check(&output(&args), 5, "secret");
+    check(&output(&args), 5, "refused the ticket");
     let state = first.wait_for("its own state", |_| true);
     assert_eq!(state["nodes"].as_array().expect("a list").len(), 1, "nobody got in");
 }
 
-/// A ticket with the node of `to` and the secret of `from`.
+/// A ticket with the node of `to` and the invitation of `from`.
 fn forge(to: &str, from: &str) -> String {
     use shoal_net::Ticket;
 
     let (to, from): (Ticket, Ticket) =
         (to.parse().expect("a ticket"), from.parse().expect("a ticket"));
-    Ticket::new(to.node(), to.addrs().to_vec(), from.secret().clone()).to_string()
+    from.at(to.node(), to.addrs().to_vec()).to_string()
 }
 
 #[test]
@@ -137,7 +137,7 @@ fn a_damaged_ticket() {
         "--data-dir",
         dir,
         "--join",
-        "shoal1abc",
+        "shoal2abc",
     ];
     check(&output(&args), 5, "ticket");
 }
