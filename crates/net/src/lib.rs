@@ -20,7 +20,9 @@
 
 mod accept;
 mod connection;
+mod discovery;
 mod endpoint;
+pub use discovery::{Discovery, DiscoveryConfig, Found, Looking};
 mod error;
 mod frames;
 mod handshake;

@@ -41,7 +41,11 @@ impl Node {
         self.part().await;
         membership.replace(roll)?;
         let inner = self.share();
-        self.inner().peers().dial(ticket.node(), ticket.addrs(), &inner).await.map_err(Error::join)?;
+        self.inner()
+            .peers()
+            .dial(ticket.node(), ticket.addrs(), &inner)
+            .await
+            .map_err(Error::join)?;
         info!(peer = %ticket.node().short(), "joined");
         Ok(())
     }

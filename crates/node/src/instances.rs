@@ -19,7 +19,7 @@ use shoal_cluster::{Event as ClusterEvent, Liveness};
 use shoal_hub::ModelState;
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, NodeRecord, Phase, Placement, Request, Response, StageRecord},
+    control::{InstanceRecord, NodeRecord, Phase, Request, Response, StageRecord},
 };
 use tokio::time::Instant;
 use tracing::{info, warn};
@@ -297,9 +297,8 @@ impl Node {
 
     /// The instances that a text names, by id or by model.
     fn named(&self, model: &str) -> Vec<InstanceRecord> {
-        let names = |record: &InstanceRecord| {
-            record.model.name == model || record.id.to_string() == model
-        };
+        let names =
+            |record: &InstanceRecord| record.model.name == model || record.id.to_string() == model;
         self.inner().peers().read(|state, _| {
             let live = state.instances().filter(|record| record.phase != Phase::Dropped);
             live.filter(|record| names(record)).cloned().collect()
@@ -435,7 +434,7 @@ impl Inner {
         named.iter().filter(is_ready).min_by_key(|record| {
             let n_stages = record.placement.stages.len();
             let is_automatic = record.unload_after_s.is_some();
-            let is_elsewhere = record.placement.stages[0].node != self.peers().record().id;
+            let is_elsewhere = record.placement.stages[0].node != self.peers().id();
             let n_running = self.n_running(record.id);
             (is_automatic, n_running, std::cmp::Reverse(n_stages), is_elsewhere, record.id)
         })
@@ -462,7 +461,7 @@ impl Inner {
         let stages = &record.placement.stages;
         let stage_idx = stages
             .iter()
-            .position(|stage| stage.node == self.id())
+            .position(|stage| stage.node == self.peers().id())
             .ok_or(Error::UnknownInstance { id: record.id })?;
         let opened = self.open(&record.model).await?;
         if opened.source.fingerprint != record.model.fingerprint {

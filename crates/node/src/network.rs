@@ -33,7 +33,7 @@ pub(crate) fn start_discovery(inner: &Inner, run: u64) -> Result<Option<Discover
         return Ok(None);
     };
     let config = DiscoveryConfig {
-        id: inner.peers().record().id,
+        id: inner.peers().id(),
         run,
         interfaces: network.chosen(),
         port: DISCOVERY_PORT,
@@ -52,7 +52,7 @@ pub(crate) async fn discover(inner: Arc<Inner>, discovery: Discovery, membership
         tokio::select! {
             found = discovery.next() => {
                 let Some(found) = found else { return };
-                if found.node == inner.peers().record().id || membership.is_revoked(found.node) {
+                if found.node == inner.peers().id() || membership.is_revoked(found.node) {
                     continue;
                 }
                 debug!(node = %found.node.short(), addrs = ?found.addrs, "found");
@@ -82,12 +82,17 @@ fn looking(inner: &Inner, looks: bool) -> Looking {
     }
     let records = inner.peers().known_records();
     let mut hints: Vec<_> = records.into_iter().flat_map(|record| record.addrs).collect();
-    hints.extend(&inner.config().network.iter().flat_map(|it| it.peers.clone()).collect::<Vec<_>>());
+    hints
+        .extend(&inner.config().network.iter().flat_map(|it| it.peers.clone()).collect::<Vec<_>>());
     Looking::Yes { hints }
 }
 
 /// Follows the addresses of this node.
-pub(crate) async fn follow_addrs(inner: Arc<Inner>, endpoint: Endpoint, discovery: Option<Discovery>) {
+pub(crate) async fn follow_addrs(
+    inner: Arc<Inner>,
+    endpoint: Endpoint,
+    discovery: Option<Discovery>,
+) {
     let mut changes = endpoint.addr_changes();
     loop {
         let addrs = endpoint.addrs();
@@ -132,7 +137,8 @@ fn update_links(inner: &Inner, bandwidths: &[(NodeId, u64)]) {
             let ratio = f64::from(rtt_us.max(1)) / f64::from(old.rtt_us.max(1));
             !(1.0 / RTT_NEWS..RTT_NEWS).contains(&ratio)
         });
-        let measured = bandwidths.iter().find(|(of, _)| *of == node).map(|(_, bandwidth)| *bandwidth);
+        let measured =
+            bandwidths.iter().find(|(of, _)| *of == node).map(|(_, bandwidth)| *bandwidth);
         Some(LinkRecord {
             node,
             rtt_us: if is_news { rtt_us } else { old.map_or(rtt_us, |old| old.rtt_us) },

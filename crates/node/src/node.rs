@@ -3,40 +3,39 @@
 use std::{
     collections::HashMap,
     fs::File,
+    net::SocketAddr,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use shoal_cluster::{Candidate, Event as ClusterEvent};
+use shoal_cluster::Event as ClusterEvent;
 use shoal_hub::{Library, LibraryConfig};
 use shoal_net::{
-    ClusterSecret, Connection, Endpoint, EndpointConfig, Identity, Interfaces, Plane, Ticket,
-    Timing,
+    Connection, Endpoint, EndpointConfig, Identity, Interfaces, Membership, Plane, Ticket, Timing,
 };
 use shoal_proto::{
-    Epoch, InstanceId, LayerRange, NodeId,
-    control::{
-        InstanceRecord, ModelRef, NodeRecord, Phase, Request, Response, StageRecord, Vitals,
-    },
+    Epoch, InstanceId, NodeId,
+    control::{ModelRef, NodeRecord, Request, Response, Vitals},
     model::ModelFiles,
 };
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::{info, warn};
+use tracing::warn;
 
 use crate::{
-    data_dir,
+    InstanceStatus, data_dir,
     driver::{self, Job},
     error::Error,
     files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
-    models::{self, Models, Opened},
+    instances::{self, Instances},
+    inventory,
+    models::{Models, Opened},
+    network,
     obtain::Obtaining,
     peers::{Handler, Peers},
-    plan::{Finding, InviteOptions, PlaceRequest, PlanReport},
     router::Router,
-    runner::{RunnerHandle, Spec},
     sequences::Sequences,
 };
 
@@ -163,8 +162,8 @@ pub(crate) struct Inner {
     started_s: u64,
     tasks: TaskTracker,
     cancel: CancellationToken,
-    /// Keeps other processes away from the data directory.
-    _lock: Option<File>,
+    /// Keeps other processes away from the data directory, as long as the node runs.
+    lock: Mutex<Option<File>>,
 }
 
 impl Node {
@@ -192,14 +191,8 @@ impl Node {
         let run = crate::random_u64()?;
         let record = own_record(&config, id, run, endpoint.as_ref(), isa, now);
         let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
-        let peers = Peers::new(
-            endpoint.clone(),
-            membership.clone(),
-            record,
-            remembered,
-            &tasks,
-            &cancel,
-        );
+        let peers =
+            Peers::new(endpoint.clone(), membership.clone(), record, remembered, &tasks, &cancel);
         let library = config.library.clone().map(Library::open).transpose()?;
         if let (Some(library), Some(endpoint)) = (&library, &endpoint) {
             library.join(ClusterFiles::new(id, endpoint.clone(), Arc::clone(&peers)));
@@ -222,7 +215,7 @@ impl Node {
             started_s: now.as_secs(),
             tasks,
             cancel,
-            _lock: lock,
+            lock: Mutex::new(lock),
         });
         peers.start(&inner);
         let node = Self { inner };
@@ -359,6 +352,7 @@ impl Node {
         if tokio::time::timeout(SHUTDOWN_TIMEOUT, self.inner.tasks.wait()).await.is_err() {
             warn!("some tasks did not end in time");
         }
+        *self.inner.lock.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     pub(crate) fn inner(&self) -> &Inner {
@@ -378,7 +372,6 @@ impl Node {
     pub(crate) fn library(&self, model: &str) -> Result<&Library, Error> {
         self.inner.library.as_ref().ok_or_else(|| Error::NoLibrary { name: model.to_owned() })
     }
-
 }
 
 impl Inner {
@@ -422,7 +415,7 @@ impl Inner {
         &self.obtaining
     }
 
-    pub(crate) fn peers(&self) -> &Peers {
+    pub(crate) fn peers(&self) -> &Arc<Peers> {
         &self.peers
     }
 
@@ -440,7 +433,6 @@ impl Inner {
     pub(crate) async fn open(&self, reference: &ModelRef) -> Result<Arc<Opened>, Error> {
         self.models.open_ref(self.library.as_ref(), reference).await
     }
-
 }
 
 impl Handler for Inner {

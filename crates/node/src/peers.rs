@@ -18,11 +18,12 @@ use std::{
 use shoal_cluster::{Action, Event, Liveness, State, Timing};
 use shoal_net::{CloseReason, Connection, Endpoint, Membership, Plane};
 use shoal_proto::{
-    Epoch, InstanceId, NodeId, Roll,
+    Epoch, InstanceId, NodeId,
     control::{
         HeldModel, InstanceRecord, LinkRecord, NodeRecord, Profile, Request, Response, StageRecord,
         Vitals,
     },
+    roll::Roll,
 };
 use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -32,6 +33,8 @@ use crate::{Error, remembered};
 
 /// How often the state machine is asked what to do: fine enough that a heartbeat is never late by more than a fifth.
 const TICK: Duration = Duration::from_millis(200);
+/// Most nodes that are remembered to have left.
+const PARTED_MAX: usize = 256;
 /// Longest wait for a sign of an older connection's peer, when another device claims its key: several round trips.
 const OTHER_LIFE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for an answer about records and heartbeats: as long as silence may last before it means death.
@@ -66,6 +69,8 @@ pub(crate) struct Peers {
     record: Mutex<NodeRecord>,
     vitals: Mutex<Vitals>,
     membership: Option<Membership>,
+    /// Nodes that have left, with the version of their last record: what others still tell of them is old.
+    parted: Mutex<HashMap<NodeId, u64>>,
     /// The newest connection to each peer, numbered.
     connections: Mutex<HashMap<NodeId, (u64, Connection)>>,
     /// Ticks whenever something changed that a waiting request may depend on.
@@ -99,6 +104,7 @@ impl Peers {
             record: Mutex::new(record),
             vitals: Mutex::default(),
             membership,
+            parted: Mutex::default(),
             connections: Mutex::default(),
             changed: watch::Sender::new(0),
             remembered,
@@ -128,6 +134,11 @@ impl Peers {
         });
         let (peers, ticking) = (Arc::clone(self), Arc::clone(handler));
         self.spawn(async move { peers.tick(&ticking).await });
+    }
+
+    /// This node.
+    pub(crate) fn id(&self) -> NodeId {
+        lock(&self.record).id
     }
 
     /// What this node publishes about itself.
@@ -177,10 +188,13 @@ impl Peers {
 
     /// How a node feels, this one included; `None` as long as nothing was heard.
     pub(crate) fn vitals(&self, node: NodeId) -> Option<Vitals> {
-        if node == lock(&self.record).id {
-            return Some(*lock(&self.vitals)).filter(|vitals| *vitals != Vitals::default());
-        }
-        self.read(|state, _| state.vitals(node).copied())
+        let vitals = if node == self.id() {
+            Some(*lock(&self.vitals))
+        } else {
+            self.read(|state, _| state.vitals(node).copied())
+        };
+        // A node that has not looked yet says nothing.
+        vitals.filter(|vitals| *vitals != Vitals::default())
     }
 
     /// This node's addresses have changed: peers learn the new ones, and every one of them is dialled at once.
@@ -351,6 +365,13 @@ impl Peers {
         if let Some((_, connection)) = connection {
             connection.close(reason);
         }
+        if let Some(version) = self.read(|state, _| state.record(node).map(|it| it.version)) {
+            let mut parted = lock(&self.parted);
+            if parted.len() >= PARTED_MAX {
+                parted.clear();
+            }
+            parted.insert(node, version);
+        }
         self.apply(Event::Left(node));
         self.save_remembered();
     }
@@ -360,6 +381,10 @@ impl Peers {
         let nodes: Vec<NodeId> =
             self.read(|state, _| state.members().map(|member| member.record.id).collect());
         nodes.into_iter().for_each(|node| self.part_from(node, reason));
+        // Those of the next cluster may be the same ones.
+        lock(&self.parted).clear();
+        lock(&self.record).version += 1;
+        self.apply(Event::Record(self.record()));
     }
 
     fn save_remembered(&self) {
@@ -397,8 +422,12 @@ impl Peers {
         records: impl IntoIterator<Item = NodeRecord>,
         handler: &Arc<H>,
     ) -> bool {
+        let parted = lock(&self.parted).clone();
         let belongs = |record: &NodeRecord| {
-            self.membership.as_ref().is_none_or(|membership| !membership.is_revoked(record.id))
+            let membership = self.membership.as_ref();
+            let is_revoked = membership.is_some_and(|it| it.is_revoked(record.id));
+            let has_left = parted.get(&record.id).is_some_and(|&left| record.version <= left);
+            !is_revoked && !has_left
         };
         let new = records
             .into_iter()

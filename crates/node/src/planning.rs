@@ -143,7 +143,7 @@ impl Node {
         let alive = self.inner().peers().alive();
         let records: Vec<&NodeRecord> = std::iter::once(&own).chain(&alive).collect();
         let nodes = records.iter().map(|record| {
-            let vitals = self.inner().vitals_of(record.id);
+            let vitals = self.inner().peers().vitals(record.id);
             plan_node(record, vitals.as_ref(), opened, healing)
         });
         Resources { nodes: nodes.collect(), links: links(&records) }

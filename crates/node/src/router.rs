@@ -373,8 +373,7 @@ impl Link {
         peers: &Peers,
         unsent: &mut VecDeque<Frame>,
     ) -> Result<Pumped, shoal_net::Error> {
-        let connection =
-            endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await?;
+        let connection = endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await?;
         let mut sender = connection.frame_sender().await?;
         loop {
             while let Some(frame) = unsent.front() {

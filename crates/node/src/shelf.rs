@@ -2,12 +2,11 @@
 
 use std::{fmt, path::Path};
 
-use shoal_cluster::{Candidate, PlaceError};
 use shoal_hub::{
     Card, CardFormat, DownloadStatus, Imported, Library, ModelState, Quant, RemoveReport, Resolved,
     SearchHit, Space, StoredModel, VerifyReport,
 };
-use shoal_proto::{LayerRange, NodeId, model::ModelFiles};
+use shoal_proto::model::ModelFiles;
 use tokio::sync::watch;
 
 use crate::{
@@ -110,7 +109,7 @@ impl Node {
             let n_bytes = quant.as_ref().and_then(|it| card.weight_bytes(it)).unwrap_or_default();
             let n_ctx = N_CTX_DEFAULT.min(card.n_ctx_train);
             let kv_bytes = card.kv_bytes(n_ctx);
-            let fit = |nodes: &[Candidate]| match unsupported(card, quant.as_ref()) {
+            let fit = |nodes: &[u64]| match unsupported(card, quant.as_ref()) {
                 Some(what) => Fit::Unsupported { what },
                 None => fit(card.n_layer, n_bytes + kv_bytes, nodes),
             };
@@ -326,13 +325,9 @@ impl Node {
     }
 
     /// The memory of this device, and of all that are alive.
-    fn memory(&self) -> (Vec<Candidate>, Vec<Candidate>) {
-        let candidate = |id: NodeId, memory_bytes| Candidate { node: id, memory_bytes };
-        let own = self.inner().peers().record();
-        let mut all = self.inner().peers().alive();
-        all.sort_by_key(|record| (std::cmp::Reverse(record.memory_bytes), record.id));
-        let own = candidate(own.id, own.memory_bytes);
-        let others = all.iter().map(|record| candidate(record.id, record.memory_bytes));
+    fn memory(&self) -> (Vec<u64>, Vec<u64>) {
+        let own = self.inner().peers().record().memory_bytes;
+        let others = self.inner().peers().alive().into_iter().map(|record| record.memory_bytes);
         (vec![own], std::iter::once(own).chain(others).collect())
     }
 }
@@ -362,44 +357,35 @@ fn unsupported(card: &Card, quant: Option<&Quant>) -> Option<String> {
     }
 }
 
-/// What these nodes, the first one preferred, can do with a model whose memory is spread evenly over its layers.
-fn fit(n_layer: u32, memory_bytes: u64, nodes: &[Candidate]) -> Fit {
-    let weigh = |layers: LayerRange| {
-        memory_bytes.div_ceil(u64::from(n_layer.max(1))) * u64::from(layers.n_layer())
-    };
-    let mut missing_bytes = u64::MAX;
-    for n_nodes in 1..=nodes.len() {
-        match shoal_cluster::place(n_layer, weigh, nodes, n_nodes) {
-            Ok(_) if n_nodes == 1 => return Fit::Runs,
-            Ok(_) => return Fit::RunsOn { n_nodes },
-            Err(PlaceError::DoesNotFit { needed_bytes, given_bytes }) => {
-                missing_bytes = missing_bytes.min(needed_bytes.saturating_sub(given_bytes).max(1));
-            }
-            Err(_) => break,
+/// What nodes with so much memory each can do with a model whose memory is spread evenly over its layers.
+fn fit(n_layer: u32, memory_bytes: u64, nodes: &[u64]) -> Fit {
+    let n_layer = u64::from(n_layer.max(1));
+    let layer_bytes = memory_bytes.div_ceil(n_layer).max(1);
+    let mut given: Vec<u64> = nodes.to_vec();
+    given.sort_unstable_by_key(|&bytes| std::cmp::Reverse(bytes));
+    let mut n_fitting = 0;
+    for (i, bytes) in given.iter().enumerate() {
+        n_fitting += bytes / layer_bytes;
+        if n_fitting >= n_layer {
+            return if i == 0 { Fit::Runs } else { Fit::RunsOn { n_nodes: i + 1 } };
         }
     }
-    Fit::TooLarge { missing_bytes }
+    let given_bytes = given.iter().sum();
+    Fit::TooLarge { missing_bytes: (layer_bytes * n_layer).saturating_sub(given_bytes).max(1) }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn nodes(memory: &[u64]) -> Vec<Candidate> {
-        let candidate = |(i, &memory_bytes): (usize, &u64)| Candidate {
-            node: NodeId([u8::try_from(i).expect("few"); 32]),
-            memory_bytes,
-        };
-        memory.iter().enumerate().map(candidate).collect()
-    }
-
     #[test]
     fn says_how_many_nodes_it_takes_or_what_is_missing() {
-        assert_eq!(fit(10, 1000, &nodes(&[1000])), Fit::Runs);
-        assert_eq!(fit(10, 1000, &nodes(&[400, 700])), Fit::RunsOn { n_nodes: 2 });
-        assert_eq!(fit(10, 1000, &nodes(&[400, 400, 700])), Fit::RunsOn { n_nodes: 3 });
-        assert_eq!(fit(10, 1000, &nodes(&[400])), Fit::TooLarge { missing_bytes: 600 });
-        assert_eq!(fit(10, 1000, &nodes(&[400, 500])), Fit::TooLarge { missing_bytes: 100 });
+        assert_eq!(fit(10, 1000, &[1000]), Fit::Runs);
+        assert_eq!(fit(10, 1000, &[400, 700]), Fit::RunsOn { n_nodes: 2 });
+        assert_eq!(fit(10, 1000, &[400, 400, 700]), Fit::RunsOn { n_nodes: 2 });
+        assert_eq!(fit(10, 1000, &[400, 300, 450]), Fit::RunsOn { n_nodes: 3 });
+        assert_eq!(fit(10, 1000, &[400]), Fit::TooLarge { missing_bytes: 600 });
+        assert_eq!(fit(10, 1000, &[400, 500]), Fit::TooLarge { missing_bytes: 100 });
     }
 
     #[test]

@@ -55,14 +55,10 @@ async fn a_dropped_instance_is_gone_everywhere_and_stays_gone() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn copies_are_on_different_nodes_and_all_answer() {
     let members = cluster(2).await;
-    let request =
-        PlaceRequest { replicas: Some(2), max_nodes: Some(1), ..over(1) };
+    let request = PlaceRequest { replicas: Some(2), max_nodes: Some(1), ..over(1) };
     members[0].node.place(request).await.expect("two nodes are there");
-    let mut nodes: Vec<_> = members[0]
-        .spread(1)
-        .iter()
-        .map(|status| status.record.placement.stages[0].node)
-        .collect();
+    let mut nodes: Vec<_> =
+        members[0].spread(1).iter().map(|status| status.record.placement.stages[0].node).collect();
     nodes.sort_unstable();
     nodes.dedup();
     assert_eq!(nodes.len(), 2);
