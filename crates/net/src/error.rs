@@ -30,6 +30,17 @@ pub enum Error {
         /// Its length in bytes.
         bytes: u64,
     },
+    /// A key file was copied from another device or directory.
+    #[error(
+        "{}: this data directory is a copy: two devices with one key would be taken for one; \
+         remove this file to make this a device of its own, or run once with --adopt-identity if \
+         the original is gone",
+        path.display()
+    )]
+    CopiedIdentity {
+        /// The file.
+        path: PathBuf,
+    },
     /// The operating system has no randomness to give.
     #[error("the system's random number generator failed")]
     Random {

@@ -4,7 +4,7 @@ use std::{fmt, path::Path};
 
 use shoal_proto::NodeId;
 
-use crate::{Error, key_file};
+use crate::{Error, device_mark, key_file};
 
 /// A node's Ed25519 secret key. The public half is its [`NodeId`].
 #[derive(Clone)]
@@ -19,12 +19,24 @@ impl Identity {
         key_file::random().map(|bytes| Self::from_bytes(&bytes))
     }
 
-    /// Reads the key from a file of mode 0600, or generates one and writes it there.
+    /// Reads the key from a file of mode 0600, or generates one and writes it there. A mark beside it tells a copy from the
+    /// original.
     ///
     /// # Errors
-    /// If the file is malformed, or cannot be read or written.
+    /// [`Error::CopiedIdentity`] if the file was copied from another device or directory; or if it is malformed, or cannot
+    /// be read or written.
     pub fn load_or_create(path: &Path) -> Result<Self, Error> {
-        key_file::load_or_create(path).map(|bytes| Self::from_bytes(&bytes))
+        let bytes = key_file::load_or_create(path)?;
+        device_mark::check(path)?;
+        Ok(Self::from_bytes(&bytes))
+    }
+
+    /// Makes the key in a file this device's own, though it was copied: the original is gone.
+    ///
+    /// # Errors
+    /// If there is no such file, or the mark cannot be written.
+    pub fn adopt(path: &Path) -> Result<(), Error> {
+        device_mark::adopt(path)
     }
 
     pub(crate) fn from_bytes(bytes: &[u8; 32]) -> Self {

@@ -134,27 +134,10 @@ fn file_error(path: &Path, action: &'static str, source: io::Error) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::tests::Directory;
 
-    /// A directory of this test's own, gone when it ends.
-    struct Directory(PathBuf);
-
-    impl Directory {
-        fn new() -> Self {
-            let name = format!("shoal-key-{}", data_encoding::HEXLOWER.encode(&random().unwrap()));
-            let path = std::env::temp_dir().join(name);
-            fs::create_dir(&path).unwrap();
-            Self(path)
-        }
-
-        fn key(&self) -> PathBuf {
-            self.0.join("key")
-        }
-    }
-
-    impl Drop for Directory {
-        fn drop(&mut self) {
-            fs::remove_dir_all(&self.0).unwrap();
-        }
+    fn key(directory: &Directory) -> PathBuf {
+        directory.path().join("key")
     }
 
     #[cfg(unix)]
@@ -167,19 +150,27 @@ mod tests {
     #[test]
     fn a_key_is_created_once_and_then_read() {
         let directory = Directory::new();
-        let key = load_or_create(&directory.key()).unwrap();
-        assert_eq!(load_or_create(&directory.key()).unwrap(), key);
-        assert_eq!(fs::metadata(directory.key()).unwrap().len(), FILE_BYTES);
-        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1, "nothing but the key remains");
+        let created = load_or_create(&key(&directory)).unwrap();
+        assert_eq!(load_or_create(&key(&directory)).unwrap(), created);
+        assert_eq!(fs::metadata(key(&directory)).unwrap().len(), FILE_BYTES);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing but the key remains"
+        );
     }
 
     #[test]
     fn a_key_is_replaced_as_a_whole() {
         let directory = Directory::new();
-        load_or_create(&directory.key()).unwrap();
-        write(&directory.key(), &[0xab; 32]).unwrap();
-        assert_eq!(load_or_create(&directory.key()).unwrap(), [0xab; 32]);
-        assert_eq!(fs::read_dir(&directory.0).unwrap().count(), 1, "nothing but the key remains");
+        load_or_create(&key(&directory)).unwrap();
+        write(&key(&directory), &[0xab; 32]).unwrap();
+        assert_eq!(load_or_create(&key(&directory)).unwrap(), [0xab; 32]);
+        assert_eq!(
+            fs::read_dir(directory.path()).unwrap().count(),
+            1,
+            "nothing but the key remains"
+        );
     }
 
     #[cfg(unix)]
@@ -188,11 +179,11 @@ mod tests {
         use std::os::unix::fs::PermissionsExt as _;
 
         let directory = Directory::new();
-        load_or_create(&directory.key()).unwrap();
-        assert_eq!(mode(&directory.key()), 0o600);
-        fs::set_permissions(directory.key(), fs::Permissions::from_mode(0o644)).unwrap();
-        load_or_create(&directory.key()).unwrap();
-        assert_eq!(mode(&directory.key()), 0o600, "a copied file is protected again");
+        load_or_create(&key(&directory)).unwrap();
+        assert_eq!(mode(&key(&directory)), 0o600);
+        fs::set_permissions(key(&directory), fs::Permissions::from_mode(0o644)).unwrap();
+        load_or_create(&key(&directory)).unwrap();
+        assert_eq!(mode(&key(&directory)), 0o600, "a copied file is protected again");
     }
 
     #[test]
@@ -200,18 +191,18 @@ mod tests {
         let directory = Directory::new();
         let digits = "a".repeat(64);
         for text in ["", "abc", &digits[1..], &format!("{digits}a"), &"g".repeat(64)] {
-            fs::write(directory.key(), text).unwrap();
-            let error = load_or_create(&directory.key()).unwrap_err();
+            fs::write(key(&directory), text).unwrap();
+            let error = load_or_create(&key(&directory)).unwrap_err();
             assert!(matches!(&error, Error::MalformedFile { .. }), "{error:?}");
-            assert!(error.to_string().contains(&directory.key().display().to_string()), "{error}");
-            assert_eq!(fs::read_to_string(directory.key()).unwrap(), text);
+            assert!(error.to_string().contains(&key(&directory).display().to_string()), "{error}");
+            assert_eq!(fs::read_to_string(key(&directory)).unwrap(), text);
         }
     }
 
     #[test]
     fn a_missing_directory_is_an_error_that_names_the_file() {
         let directory = Directory::new();
-        let path = directory.0.join("missing").join("key");
+        let path = directory.path().join("missing").join("key");
         let error = load_or_create(&path).unwrap_err();
         assert!(matches!(&error, Error::File { action: "written", .. }), "{error:?}");
     }

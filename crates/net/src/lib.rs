@@ -21,6 +21,7 @@
 mod accept;
 mod connection;
 mod discovery;
+mod device_mark;
 mod endpoint;
 pub use discovery::{Discovery, DiscoveryConfig, Found, Looking};
 mod error;

@@ -5,7 +5,12 @@ mod sockets;
 mod strangers;
 mod transfers;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use iroh::{EndpointAddr, PublicKey, RelayMode, TransportAddr, endpoint::presets};
 use shoal_proto::{
@@ -18,11 +23,33 @@ use tokio::time;
 
 use crate::{
     Connection, Endpoint, EndpointConfig, Error, Identity, Interfaces, Membership, Plane, Timing,
-    membership::roll_of,
+    key_file, membership::roll_of,
 };
 
 /// Long enough for two hundred unoptimised TLS handshakes on a busy machine; a test that gets this far has failed.
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A directory of a test's own, gone when it ends.
+pub(crate) struct Directory(PathBuf);
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let name = data_encoding::HEXLOWER.encode(&key_file::random().unwrap());
+        let path = std::env::temp_dir().join(format!("shoal-net-{name}"));
+        fs::create_dir(&path).unwrap();
+        Self(path)
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        fs::remove_dir_all(&self.0).unwrap();
+    }
+}
 
 fn lo() -> Interfaces {
     Interfaces::Named(vec!["lo".to_owned()])
