@@ -28,7 +28,7 @@ use crate::{
     key_file,
     membership::Standing,
     proof::{MemberKey, Role, Session, TAG_BYTES, Tag},
-    stranger::Stranger,
+    stranger::{Stranger, Streams},
 };
 
 const VERSION: u8 = 2;
@@ -64,9 +64,11 @@ async fn bounded(
 ) -> Result<Connection, Error> {
     let side = Side { stranger: Stranger::new(&quic, plane), membership };
     let peer = side.stranger.peer;
+    // They outlive the handshake: dropped before the connection is closed, they would end before its reason comes.
+    let mut streams = None;
     let shaken = match role {
-        Role::Initiator => time::timeout(timing.handshake, side.initiate()).await,
-        Role::Responder => time::timeout(timing.handshake, side.respond()).await,
+        Role::Initiator => time::timeout(timing.handshake, side.initiate(&mut streams)).await,
+        Role::Responder => time::timeout(timing.handshake, side.respond(&mut streams)).await,
     };
     let result = shaken.unwrap_or(Err(Error::TimedOut {
         peer,
@@ -90,16 +92,15 @@ struct Side<'a> {
 }
 
 impl Side<'_> {
-    async fn initiate(&self) -> Result<(), Error> {
+    async fn initiate(&self, streams: &mut Option<Streams>) -> Result<(), Error> {
         self.refuse_revoked()?;
         let Stranger { peer, plane, .. } = self.stranger;
-        let (mut send, mut receive) = self.stranger.open().await?;
+        let (send, receive) = streams.insert(self.stranger.open().await?);
         let (nonce, exporter) = (key_file::random()?, self.stranger.exporter()?);
         let keys = self.membership.keys();
         let tags = tags(&keys, &nonce, &exporter)?;
-        self.stranger.send(&mut send, VERSION, &[&nonce, tags.as_flattened()]).await?;
-        let answer =
-            self.stranger.receive::<33>(&mut receive, VERSION, "a nonce and a choice").await?;
+        self.stranger.send(send, VERSION, &[&nonce, tags.as_flattened()]).await?;
+        let answer = self.stranger.receive::<33>(receive, VERSION, "a nonce and a choice").await?;
         let [nonce_responder @ .., choice] = answer;
         // A choice that was not offered is as wrong as a proof.
         let wrong = Error::WrongSecret { peer };
@@ -112,26 +113,26 @@ impl Side<'_> {
             nonce_responder,
             exporter,
         };
-        self.stranger.prove(&mut send, &session, &key.proof, Role::Initiator).await?;
+        self.stranger.prove(send, &session, &key.proof, Role::Initiator).await?;
         // Nothing follows; a stream that the peer has stopped is as finished as it can be.
         let _ = send.finish();
-        self.check(&mut receive, &session, key, Role::Responder).await
+        self.check(receive, &session, key, Role::Responder).await
     }
 
-    async fn respond(&self) -> Result<(), Error> {
+    async fn respond(&self, streams: &mut Option<Streams>) -> Result<(), Error> {
         self.refuse_revoked()?;
         let Stranger { peer, plane, .. } = self.stranger;
-        let (mut send, mut receive) = self.stranger.accept().await?;
+        let (send, receive) = streams.insert(self.stranger.accept().await?);
         let hello = self
             .stranger
-            .receive::<HELLO_BYTES>(&mut receive, VERSION, "a nonce and tags of secrets")
+            .receive::<HELLO_BYTES>(receive, VERSION, "a nonce and tags of secrets")
             .await?;
         let (nonce_initiator, offered) = hello.split_first_chunk().expect("a hello is longer");
         let (nonce, exporter) = (key_file::random()?, self.stranger.exporter()?);
         let keys = self.membership.keys();
         let (choice, key) = choose(&keys, offered, nonce_initiator, &exporter)
             .ok_or(Error::WrongSecret { peer })?;
-        self.stranger.send(&mut send, VERSION, &[&nonce, &[choice]]).await?;
+        self.stranger.send(send, VERSION, &[&nonce, &[choice]]).await?;
         let session = Session {
             plane,
             initiator: peer,
@@ -140,8 +141,8 @@ impl Side<'_> {
             nonce_responder: nonce,
             exporter,
         };
-        self.check(&mut receive, &session, key, Role::Initiator).await?;
-        self.stranger.prove(&mut send, &session, &key.proof, Role::Responder).await?;
+        self.check(receive, &session, key, Role::Initiator).await?;
+        self.stranger.prove(send, &session, &key.proof, Role::Responder).await?;
         let _ = send.finish();
         Ok(())
     }

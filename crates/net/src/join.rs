@@ -26,7 +26,7 @@ use crate::{
     key_file,
     membership::invitation_id,
     proof::{ProofKey, Role, Session},
-    stranger::Stranger,
+    stranger::{Stranger, Streams},
 };
 
 const VERSION: u8 = 1;
@@ -41,7 +41,8 @@ pub(crate) async fn initiate(
     timing: Timing,
 ) -> Result<Roll, Error> {
     let joining = Joining { stranger: Stranger::new(quic, Plane::Join), membership };
-    let result = time::timeout(timing.handshake, joining.initiate(ticket)).await;
+    let mut streams = None;
+    let result = time::timeout(timing.handshake, joining.initiate(ticket, &mut streams)).await;
     joining.close(result, timing)
 }
 
@@ -52,7 +53,8 @@ pub(crate) async fn respond(
     timing: Timing,
 ) -> Result<(), Error> {
     let joining = Joining { stranger: Stranger::new(quic, Plane::Join), membership };
-    let result = time::timeout(timing.handshake, joining.respond()).await;
+    let mut streams = None;
+    let result = time::timeout(timing.handshake, joining.respond(&mut streams)).await;
     if let Ok(Ok(())) = result {
         // Closing at once would lose what is under way: the joiner closes when it has read everything.
         let _ = time::timeout(timing.handshake, quic.closed()).await;
@@ -66,13 +68,17 @@ struct Joining<'a> {
 }
 
 impl Joining<'_> {
-    async fn initiate(&self, ticket: &Ticket) -> Result<Roll, Error> {
+    async fn initiate(
+        &self,
+        ticket: &Ticket,
+        streams: &mut Option<Streams>,
+    ) -> Result<Roll, Error> {
         let peer = self.stranger.peer;
-        let (mut send, mut receive) = self.stranger.open().await?;
+        let (send, receive) = streams.insert(self.stranger.open().await?);
         let nonce = key_file::random()?;
         let id = invitation_id(ticket.secret());
-        self.stranger.send(&mut send, VERSION, &[&nonce, &id.0]).await?;
-        let nonce_responder = self.stranger.receive(&mut receive, VERSION, "a nonce").await?;
+        self.stranger.send(send, VERSION, &[&nonce, &id.0]).await?;
+        let nonce_responder = self.stranger.receive(receive, VERSION, "a nonce").await?;
         let session = Session {
             plane: Plane::Join,
             initiator: self.membership.id(),
@@ -82,10 +88,10 @@ impl Joining<'_> {
             exporter: self.stranger.exporter()?,
         };
         let key = ProofKey::of_invitation(ticket.secret());
-        self.stranger.prove(&mut send, &session, &key, Role::Initiator).await?;
+        self.stranger.prove(send, &session, &key, Role::Initiator).await?;
         // Nothing follows; a stream that the peer has stopped is as finished as it can be.
         let _ = send.finish();
-        if !self.stranger.check(&mut receive, &session, &key, Role::Responder).await? {
+        if !self.stranger.check(receive, &session, &key, Role::Responder).await? {
             return Err(Error::TicketRefused { peer, refusal: TicketRefusal::Unknown });
         }
         let bytes = receive.read_to_end(MAX_ROLL_BYTES).await;
@@ -101,19 +107,19 @@ impl Joining<'_> {
         }
     }
 
-    async fn respond(&self) -> Result<(), Error> {
+    async fn respond(&self, streams: &mut Option<Streams>) -> Result<(), Error> {
         let peer = self.stranger.peer;
         let refused = |refusal| Error::TicketRefused { peer, refusal };
-        let (mut send, mut receive) = self.stranger.accept().await?;
+        let (send, receive) = streams.insert(self.stranger.accept().await?);
         let hello =
-            self.stranger.receive::<48>(&mut receive, VERSION, "a nonce and an invitation").await?;
+            self.stranger.receive::<48>(receive, VERSION, "a nonce and an invitation").await?;
         let (nonce_initiator, id) = hello.split_first_chunk().expect("a hello is longer");
         let id = crate::InvitationId(std::array::from_fn(|i| id[i]));
         // Nobody has the key of an invitation that does not exist, so the proof fails as any wrong one does.
         let nobodys = ProofKey::from_random(key_file::random()?);
         let key = self.membership.invitation_key(id).unwrap_or(nobodys);
         let nonce = key_file::random()?;
-        self.stranger.send(&mut send, VERSION, &[&nonce]).await?;
+        self.stranger.send(send, VERSION, &[&nonce]).await?;
         let session = Session {
             plane: Plane::Join,
             initiator: peer,
@@ -122,12 +128,12 @@ impl Joining<'_> {
             nonce_responder: nonce,
             exporter: self.stranger.exporter()?,
         };
-        if !self.stranger.check(&mut receive, &session, &key, Role::Initiator).await? {
+        if !self.stranger.check(receive, &session, &key, Role::Initiator).await? {
             return Err(refused(TicketRefusal::Unknown));
         }
         let roll = self.membership.redeem(id, peer).await.map_err(refused)?;
-        self.stranger.prove(&mut send, &session, &key, Role::Responder).await?;
-        self.stranger.write(&mut send, &control::encode(&roll)).await?;
+        self.stranger.prove(send, &session, &key, Role::Responder).await?;
+        self.stranger.write(send, &control::encode(&roll)).await?;
         let _ = send.finish();
         Ok(())
     }

@@ -12,6 +12,9 @@ use crate::{
 const EXPORTER_LABEL: &[u8] = b"EXPORTER-shoal-membership-v2";
 const WHAT: &str = "the handshake";
 
+/// The two halves of the first stream. Dropped before the connection is closed, they would end before its reason comes.
+pub(crate) type Streams = (SendStream, RecvStream);
+
 /// One side's view of a connection whose peer is still a stranger.
 pub(crate) struct Stranger<'a> {
     pub(crate) quic: &'a iroh::endpoint::Connection,
@@ -24,11 +27,11 @@ impl<'a> Stranger<'a> {
         Self { quic, peer: NodeId(*quic.remote_id().as_bytes()), plane }
     }
 
-    pub(crate) async fn open(&self) -> Result<(SendStream, RecvStream), Error> {
+    pub(crate) async fn open(&self) -> Result<Streams, Error> {
         self.quic.open_bi().await.map_err(|error| connection::ended(self.peer, &error))
     }
 
-    pub(crate) async fn accept(&self) -> Result<(SendStream, RecvStream), Error> {
+    pub(crate) async fn accept(&self) -> Result<Streams, Error> {
         self.quic.accept_bi().await.map_err(|error| connection::ended(self.peer, &error))
     }
 

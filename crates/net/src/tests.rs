@@ -1,5 +1,7 @@
 //! Endpoints against each other over loopback.
 
+mod admission;
+mod joining;
 mod members;
 mod sockets;
 mod strangers;
