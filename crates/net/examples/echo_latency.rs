@@ -71,6 +71,7 @@ async fn bind() -> Result<Endpoint, Error> {
         membership: Membership::load_or_create(None, identity.id())?,
         identity,
         interfaces: Interfaces::Named(vec!["lo".to_owned()]),
+        relay: None,
         port: 0,
         timing: Timing::default(),
     })

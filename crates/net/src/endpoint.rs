@@ -8,8 +8,7 @@ use std::{
 };
 
 use iroh::{
-    EndpointAddr, PublicKey, RelayMode, TransportAddr,
-    dns::DnsResolver,
+    EndpointAddr, PublicKey, TransportAddr,
     endpoint::{
         BindOpts, ConnectError, ConnectWithOptsError, ConnectingError, ConnectionError,
         IdleTimeout, PortmapperConfig, QuicTransportConfig, TransportErrorCode, VarInt, presets,
@@ -26,11 +25,11 @@ use tokio_util::{
 };
 
 use crate::{
-    Connection, Error, Identity, Interfaces, Membership, Plane, Ticket,
+    Connection, Error, Identity, Interfaces, Membership, Plane, Relay, Ticket,
     accept::{Acceptor, MAX_READY},
     handshake,
     interfaces::InterfaceAddr,
-    join,
+    join, relay,
 };
 
 /// Bytes that a stranger may have under way on a connection before it proves its membership.
@@ -58,6 +57,8 @@ pub struct EndpointConfig {
     pub membership: Membership,
     /// Where to listen.
     pub interfaces: Interfaces,
+    /// A relay for peers that cannot be reached otherwise; `None` for none.
+    pub relay: Option<Relay>,
     /// UDP port on every address; 0 for any, which may differ between addresses.
     pub port: u16,
     /// How long to wait for what.
@@ -105,6 +106,7 @@ struct Inner {
     id: NodeId,
     membership: Membership,
     interfaces: Interfaces,
+    relay: Option<Relay>,
     timing: Timing,
     /// Connections past the handshake that nobody has taken yet.
     ready: Mutex<mpsc::Receiver<Connection>>,
@@ -124,10 +126,10 @@ impl Endpoint {
     /// # Panics
     /// If the membership is another node's.
     pub async fn bind(config: EndpointConfig) -> Result<Self, Error> {
-        let EndpointConfig { identity, membership, interfaces, port, timing } = config;
+        let EndpointConfig { identity, membership, interfaces, relay, port, timing } = config;
         let id = identity.id();
         assert_eq!(membership.id(), id, "an endpoint takes the membership of its own node");
-        let quic = bind_quic(&identity, &interfaces, port, timing).await?;
+        let quic = bind_quic(&identity, &interfaces, relay.as_ref(), port, timing).await?;
         let stop = CancellationToken::new();
         let tasks = TaskTracker::new();
         let network_changed = Arc::new(Notify::new());
@@ -148,6 +150,7 @@ impl Endpoint {
             id,
             membership,
             interfaces,
+            relay,
             timing,
             ready: Mutex::new(ready),
             network_changed,
@@ -221,16 +224,18 @@ impl Endpoint {
         addrs: &[SocketAddr],
         plane: Plane,
     ) -> Result<iroh::endpoint::Connection, Error> {
-        let Inner { quic, id, timing, .. } = &*self.inner;
+        let Inner { quic, id, relay, timing, .. } = &*self.inner;
         if peer == *id {
             return Err(Error::OwnId { node: peer });
         }
-        if addrs.is_empty() {
+        if addrs.is_empty() && relay.is_none() {
             return Err(Error::NoPeerAddress { peer });
         }
         let public =
             PublicKey::from_bytes(&peer.0).map_err(|_| Error::InvalidNodeId { node: peer })?;
-        let to = EndpointAddr::from_parts(public, addrs.iter().copied().map(TransportAddr::Ip));
+        let relays = relay.iter().map(|relay| TransportAddr::Relay(relay.url()));
+        let ways = addrs.iter().copied().map(TransportAddr::Ip).chain(relays);
+        let to = EndpointAddr::from_parts(public, ways);
         let dial = Box::pin(quic.connect(to, plane.alpn().as_bytes()));
         let dialled = time::timeout(timing.connect, dial).await.map_err(|_| Error::TimedOut {
             peer,
@@ -278,6 +283,7 @@ impl fmt::Debug for Endpoint {
 async fn bind_quic(
     identity: &Identity,
     interfaces: &Interfaces,
+    relay: Option<&Relay>,
     port: u16,
     timing: Timing,
 ) -> Result<iroh::Endpoint, Error> {
@@ -285,18 +291,16 @@ async fn bind_quic(
     let sockets = sockets_to_bind(interfaces, &addrs, port);
     let bind_error =
         |source| Error::Bind { addrs: sockets.iter().map(|(addr, _)| *addr).collect(), source };
-    // An explicit resolver without any name server: the default one asks the system, which on Android goes through a JVM
-    // that Termux does not have.
-    let resolver = DnsResolver::builder().disable_fallback().build();
     let mut builder = iroh::Endpoint::builder(presets::Minimal)
         .secret_key(identity.secret_key().clone())
         .alpns(Plane::ALL.iter().map(|plane| plane.alpn().as_bytes().to_vec()).collect())
-        .relay_mode(RelayMode::Disabled)
         .clear_relay_transports()
+        .relay_mode(relay::mode(relay))
         .clear_address_lookup()
         .portmapper_config(PortmapperConfig::Disabled)
-        .net_report_config(iroh::NetReportConfig::minimal())
-        .dns_resolver(resolver)
+        .net_report_config(relay::net_report(relay))
+        // Explicit: the default one asks the system, which on Android goes through a JVM that Termux does not have.
+        .dns_resolver(relay::resolver(relay))
         .transport_config(transport_config(timing))
         .clear_ip_transports();
     for (addr, options) in &sockets {

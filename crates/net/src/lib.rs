@@ -15,13 +15,13 @@
 //!   fill 64 KiB. A device gets the secret by a [`Ticket`], and a device that was removed has no use for its own.
 //! - **Everything is bounded**: messages, frames, streams, handshakes in progress, queues; every wait has a time-out that
 //!   says what it waited for, and every future can be dropped without harm unless its documentation says otherwise.
-//! - **No public service is spoken to**: no relay, no DNS, no address lookup, no port mapping. Only sockets of the chosen
-//!   interfaces are bound.
+//! - **No public service is spoken to**: no DNS, no address lookup, no port mapping, and no relay but the user's own. Only
+//!   sockets of the chosen interfaces are bound.
 
 mod accept;
 mod connection;
-mod discovery;
 mod device_mark;
+mod discovery;
 mod endpoint;
 pub use discovery::{Discovery, DiscoveryConfig, Found, Looking};
 mod error;
@@ -34,6 +34,7 @@ mod key_file;
 mod membership;
 mod plane;
 mod proof;
+mod relay;
 mod stranger;
 mod ticket;
 mod transfers;
@@ -49,5 +50,6 @@ pub use identity::Identity;
 pub use interfaces::Interfaces;
 pub use membership::{Invitation, InvitationId, InvitationState, Invite, Membership};
 pub use plane::Plane;
+pub use relay::{Relay, RelayError};
 pub use ticket::{Ticket, TicketError};
 pub use transfers::{TransferReader, TransferWriter};

@@ -3,6 +3,7 @@
 mod admission;
 mod joining;
 mod members;
+mod relayed;
 mod sockets;
 mod strangers;
 mod transfers;
@@ -71,7 +72,7 @@ fn roll(cluster: u8, id: NodeId) -> Roll {
 fn config(cluster: u8, timing: Timing) -> EndpointConfig {
     let identity = Identity::generate().unwrap();
     let membership = membership(cluster, identity.id());
-    EndpointConfig { identity, membership, interfaces: lo(), port: 0, timing }
+    EndpointConfig { identity, membership, interfaces: lo(), relay: None, port: 0, timing }
 }
 
 async fn member_with(cluster: u8, timing: Timing) -> Endpoint {

@@ -139,6 +139,9 @@ pub enum Error {
     /// The ticket makes no sense.
     #[error("the ticket cannot be used")]
     Ticket(#[source] TicketError),
+    /// What should be a relay is none.
+    #[error(transparent)]
+    Relay(shoal_net::RelayError),
     /// The cluster does not take this node, or its ticket.
     #[error("the cluster refused this node")]
     JoinRefused {

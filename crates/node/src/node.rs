@@ -516,10 +516,12 @@ async fn go_online(config: &Config, network: &NetworkConfig) -> Result<Online, E
     let path = dir.map(|dir| dir.join("membership"));
     let membership = Membership::load_or_create(path.as_deref(), identity.id())?;
     let interfaces = network.chosen();
+    let relay = network.relay.as_deref().map(str::parse).transpose().map_err(Error::Relay)?;
     let config = EndpointConfig {
         identity,
         membership: membership.clone(),
         interfaces,
+        relay,
         port: network.port,
         timing: Timing::default(),
     };

@@ -14,7 +14,8 @@ pub(super) async fn founder() -> Endpoint {
 
 pub(super) async fn bind(identity: Identity, membership: Membership) -> Endpoint {
     let timing = Timing::default();
-    let config = EndpointConfig { identity, membership, interfaces: lo(), port: 0, timing };
+    let config =
+        EndpointConfig { identity, membership, interfaces: lo(), relay: None, port: 0, timing };
     Endpoint::bind(config).await.unwrap()
 }
 
