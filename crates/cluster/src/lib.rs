@@ -8,15 +8,10 @@
 
 mod membership;
 mod placement;
-mod planner;
-pub use planner::{
-    Candidate, Help, Link, Links, ModelShape, Objective, Plan, PlanError, PlanNode, PlanRequest,
-    StagePlan, derate, plan,
-};
 mod state;
 
 pub use membership::{Liveness, Member, Timing};
-pub use placement::{Candidate as MemoryCandidate, PlaceError, place};
+pub use placement::{Candidate, PlaceError, place};
 pub use state::{Action, Event, State};
 
 /// A moment, as the time since any fixed start.
