@@ -8,6 +8,7 @@
 
 mod membership;
 mod placement;
+pub mod planner;
 mod state;
 
 pub use membership::{Liveness, Member, Timing};

@@ -1,0 +1,462 @@
+//! The question in numbers: nodes by index in the order of their ids, costs in picoseconds.
+
+use shoal_proto::{LayerRange, NodeId};
+
+use super::{
+    Link, Links, MAX_LAYERS, MAX_NODES, ModelShape, Objective, PlanError, PlanNode, PlanRequest,
+    WhyLeftOut,
+};
+
+/// The cost of what is not allowed.
+pub(super) const NEVER: u64 = u64::MAX;
+/// Picoseconds of a second: so fine that rounding never decides, and a day still fits 10^8 times into 64 bits.
+const PER_S: f64 = 1e12;
+/// No single cost is above a day: sums over all stages cannot overflow.
+const COST_MAX: f64 = 86_400.0 * PER_S;
+/// A token on its way to or from the driver, with its frame's header, in bytes.
+const TOKEN_BYTES: u64 = 64;
+
+/// Converts a cost to seconds.
+pub(super) fn seconds(cost: u64) -> f64 {
+    cost as f64 / PER_S
+}
+
+/// Converts seconds to a cost.
+fn cost_of(seconds: f64) -> u64 {
+    if seconds.is_nan() {
+        return COST_MAX as u64;
+    }
+    (seconds * PER_S).clamp(0.0, COST_MAX).round() as u64
+}
+
+/// A stage: the layers `[start, end)` at a node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Cut {
+    /// Index of the node.
+    pub(super) node: usize,
+    /// First layer.
+    pub(super) start: usize,
+    /// One past the last layer.
+    pub(super) end: usize,
+}
+
+impl Cut {
+    /// The layers as the rest of the crate names them.
+    pub(super) fn layers(self) -> LayerRange {
+        let as_layer = |i: usize| u32::try_from(i).expect("within the model's layers");
+        LayerRange::new(as_layer(self.start), as_layer(self.end)).expect("no stage is empty")
+    }
+}
+
+/// The question in numbers.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    /// Nodes that can take layers.
+    pub(super) n: usize,
+    /// Layers of the model.
+    pub(super) n_layer: usize,
+    /// Their ids, ascending.
+    pub(super) ids: Vec<NodeId>,
+    /// Their memory, in bytes.
+    pub(super) memory_bytes: Vec<u64>,
+    /// Their prefill rates, in multiply-accumulates per second, derated.
+    pub(super) macs_per_s: Vec<f64>,
+    /// Their fixed costs per step, in seconds.
+    pub(super) step_s: Vec<f64>,
+    /// `[n, n]` links.
+    pub(super) link: Vec<Link>,
+    /// From the driver to each node, for a token.
+    pub(super) entry: Vec<u64>,
+    /// From each node to the driver, for a token.
+    pub(super) tail: Vec<u64>,
+    /// The pinned layers of each node.
+    pub(super) pins: Vec<Option<(usize, usize)>>,
+    /// `[n, n]` hops of a decode step's activations.
+    hops: Vec<u64>,
+    /// `[n, n_layer + 1, n_layer + 1]` by node, end and start: what a stage computes, [`NEVER`] where it does not fit.
+    costs: Vec<u64>,
+    /// `[n, n_layer + 1]` by node and end: the starts `lo..hi` at which a stage is allowed.
+    reach: Vec<(usize, usize)>,
+    /// `[n, n_layer + 1]`: bytes that the node lacks of the layers before each.
+    lacking: Vec<Vec<u64>>,
+    /// Of each node: bytes that it lacks of the embedding, of the head after other layers, and of both on a single node.
+    lacking_ends: Vec<[u64; 3]>,
+    weights_before: Vec<u64>,
+    kv_before: Vec<u64>,
+    ends: Ends,
+    buffer_bytes: u64,
+}
+
+/// Bytes of a model besides its layers.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    embedding: u64,
+    head: u64,
+    /// Embedding and head on the same node.
+    both: u64,
+}
+
+/// `[0, x0, x0 + x1, …]`.
+fn sums(of: impl Iterator<Item = u64>) -> Vec<u64> {
+    let mut total = 0u64;
+    let rest = of.map(|x| {
+        total = total.saturating_add(x);
+        total
+    });
+    std::iter::once(0).chain(rest.collect::<Vec<_>>()).collect()
+}
+
+impl Problem {
+    /// Checks the question and puts it in numbers; with it come the nodes that can take no layers, and why.
+    ///
+    /// # Errors
+    /// Everything that is wrong without looking for a placement.
+    pub(super) fn new(
+        model: &ModelShape,
+        nodes: &[PlanNode],
+        links: &Links,
+        request: &PlanRequest,
+    ) -> Result<(Self, Vec<(NodeId, WhyLeftOut)>), PlanError> {
+        check_shape(model)?;
+        let &PlanRequest { min_nodes, max_nodes, .. } = request;
+        if min_nodes == 0 || min_nodes > max_nodes {
+            return Err(PlanError::BadNumberOfNodes { min_nodes, max_nodes });
+        }
+        check_pins(model.n_layer, &request.pinned)?;
+        let mut problem = Self::empty(model, request);
+        let (usable, left_out) = problem.usable(nodes, request)?;
+        problem.fill(model, &usable, links, request);
+        if usable.is_empty() {
+            let some_small =
+                left_out.iter().any(|(_, why)| matches!(why, WhyLeftOut::TooLittleMemory { .. }));
+            return Err(if some_small {
+                problem.given(nodes, model, request)
+            } else {
+                PlanError::NoNode { given: nodes.len() }
+            });
+        }
+        for &(node, layers) in &request.pinned {
+            if problem.ids.binary_search(&node).is_err() {
+                return Err(PlanError::PinnedNodeUnusable { node, layers });
+            }
+        }
+        let wanted = min_nodes.max(request.pinned.len());
+        if wanted > problem.n.min(max_nodes) {
+            return Err(PlanError::NotEnoughNodes { wanted, got: problem.n.min(max_nodes) });
+        }
+        if min_nodes > problem.n_layer {
+            return Err(PlanError::TooFewLayers { wanted: min_nodes, n_layer: model.n_layer });
+        }
+        Ok((problem, left_out))
+    }
+
+    /// The model's part, without nodes.
+    fn empty(model: &ModelShape, request: &PlanRequest) -> Self {
+        let positions = u64::from(request.n_ctx) * u64::from(request.n_sequences);
+        let both = if model.head_is_tied {
+            model.embedding_bytes.max(model.head_bytes)
+        } else {
+            model.embedding_bytes.saturating_add(model.head_bytes)
+        };
+        Self {
+            n: 0,
+            n_layer: model.layer_bytes.len(),
+            ids: Vec::new(),
+            memory_bytes: Vec::new(),
+            macs_per_s: Vec::new(),
+            step_s: Vec::new(),
+            link: Vec::new(),
+            entry: Vec::new(),
+            tail: Vec::new(),
+            pins: Vec::new(),
+            hops: Vec::new(),
+            costs: Vec::new(),
+            reach: Vec::new(),
+            lacking: Vec::new(),
+            lacking_ends: Vec::new(),
+            weights_before: sums(model.layer_bytes.iter().copied()),
+            kv_before: sums(model.kv_bytes.iter().map(|kv| kv.saturating_mul(positions))),
+            ends: Ends { embedding: model.embedding_bytes, head: model.head_bytes, both },
+            buffer_bytes: model.buffer_bytes,
+        }
+    }
+
+    /// Bytes of the smallest stage of one layer.
+    fn smallest(&self) -> u64 {
+        (0..self.n_layer).map(|i| self.memory(i, i + 1)).min().unwrap_or(0)
+    }
+
+    /// Sorts the nodes by id and parts those that can take layers from those that cannot.
+    fn usable<'a>(
+        &self,
+        nodes: &'a [PlanNode],
+        request: &PlanRequest,
+    ) -> Result<(Vec<&'a PlanNode>, Vec<(NodeId, WhyLeftOut)>), PlanError> {
+        let mut sorted: Vec<&PlanNode> = nodes.iter().collect();
+        sorted.sort_by_key(|node| node.node);
+        if let Some(pair) = sorted.windows(2).find(|pair| pair[0].node == pair[1].node) {
+            return Err(PlanError::SameNode { node: pair[0].node });
+        }
+        let needed_bytes = self.smallest();
+        let mut left_out = Vec::new();
+        sorted.retain(|node| {
+            let memory_bytes = node.memory_bytes;
+            let is_rate = |rate: f64| (rate * node.derate).is_finite() && rate * node.derate > 0.0;
+            let why = if request.exclude.contains(&node.node) {
+                WhyLeftOut::Excluded
+            } else if !is_rate(node.decode_bytes_per_s) || !is_rate(node.prefill_macs_per_s) {
+                WhyLeftOut::UnknownSpeed
+            } else if memory_bytes < needed_bytes {
+                WhyLeftOut::TooLittleMemory { needed_bytes, memory_bytes }
+            } else {
+                return true;
+            };
+            left_out.push((node.node, why));
+            false
+        });
+        if sorted.len() > MAX_NODES {
+            let is_pinned = |node: &PlanNode| request.pinned.iter().any(|pin| pin.0 == node.node);
+            let speed = |node: &PlanNode| node.decode_bytes_per_s * node.derate;
+            sorted.sort_by(|a, b| {
+                let first = is_pinned(b).cmp(&is_pinned(a));
+                first.then(speed(b).total_cmp(&speed(a))).then(a.node.cmp(&b.node))
+            });
+            let beyond = sorted.split_off(MAX_NODES);
+            left_out.extend(beyond.iter().map(|node| (node.node, WhyLeftOut::NotNeeded)));
+            sorted.sort_by_key(|node| node.node);
+        }
+        Ok((sorted, left_out))
+    }
+
+    /// Adds the nodes.
+    fn fill(
+        &mut self,
+        model: &ModelShape,
+        nodes: &[&PlanNode],
+        links: &Links,
+        request: &PlanRequest,
+    ) {
+        self.n = nodes.len();
+        let activation_bytes = u64::from(model.n_embd) * 4;
+        let token = |node: &&PlanNode| {
+            cost_of(links.get(request.driver, node.node).hop_s(token_bytes(node.node, request)))
+        };
+        self.entry = nodes.iter().map(token).collect();
+        self.tail.clone_from(&self.entry);
+        for node in nodes {
+            self.ids.push(node.node);
+            self.memory_bytes.push(node.memory_bytes);
+            self.macs_per_s.push(node.prefill_macs_per_s * node.derate);
+            self.step_s.push(node.step_s.max(0.0));
+            let pin = request.pinned.iter().find(|pin| pin.0 == node.node);
+            self.pins.push(pin.map(|pin| (pin.1.start() as usize, pin.1.end() as usize)));
+            for other in nodes {
+                let link = links.get(node.node, other.node);
+                self.link.push(link);
+                self.hops.push(cost_of(link.hop_s(activation_bytes)));
+            }
+            self.add_lacking(model, node);
+        }
+        self.add_costs(nodes);
+    }
+
+    /// Adds what a node lacks on disk.
+    fn add_lacking(&mut self, model: &ModelShape, node: &PlanNode) {
+        let holds = |i: u32| node.held.iter().any(|held| held.iter().contains(&i));
+        let lacks = |i: u32, bytes: u64| if holds(i) { 0 } else { bytes };
+        let bytes = (0..).zip(&model.layer_bytes).map(|(i, &bytes)| lacks(i, bytes));
+        self.lacking.push(sums(bytes));
+        let last = model.n_layer - 1;
+        let Ends { embedding, head, both } = self.ends;
+        self.lacking_ends.push(if model.head_is_tied {
+            let has = holds(0) || holds(last);
+            if has { [0, 0, 0] } else { [embedding, head, both] }
+        } else {
+            let (embedding, head) = (lacks(0, embedding), lacks(last, head));
+            [embedding, head, embedding.saturating_add(head)]
+        });
+    }
+
+    /// Tabulates what each stage costs, and which are allowed.
+    fn add_costs(&mut self, nodes: &[&PlanNode]) {
+        let width = self.n_layer + 1;
+        self.costs = vec![NEVER; self.n * width * width];
+        self.reach = vec![(0, 0); self.n * width];
+        for (v, node) in nodes.iter().enumerate() {
+            let bytes_per_s = node.decode_bytes_per_s * node.derate;
+            for end in 1..width {
+                let row = &mut self.costs[(v * width + end) * width..][..width];
+                let mut reach: Option<(usize, usize)> = None;
+                for start in (0..end).rev() {
+                    // A stage that begins earlier only needs more.
+                    if memory(&self.weights_before, &self.kv_before, self.ends, start, end)
+                        .saturating_add(self.buffer_bytes)
+                        > node.memory_bytes
+                    {
+                        break;
+                    }
+                    if !respects_pins(&self.pins, v, start, end) {
+                        continue;
+                    }
+                    let head = if end == self.n_layer { self.ends.head } else { 0 };
+                    let bytes = (self.weights_before[end] - self.weights_before[start])
+                        .saturating_add(head);
+                    row[start] = cost_of(bytes as f64 / bytes_per_s + node.step_s.max(0.0));
+                    reach = Some((start, reach.map_or(start + 1, |reach| reach.1)));
+                }
+                self.reach[v * width + end] = reach.unwrap_or((0, 0));
+            }
+        }
+    }
+
+    /// Weight bytes of the layers `[start, end)` with the model's ends.
+    pub(super) fn weights(&self, start: usize, end: usize) -> u64 {
+        weights(&self.weights_before, self.ends, start, end)
+    }
+
+    /// Bytes of a stage of the layers `[start, end)`.
+    pub(super) fn memory(&self, start: usize, end: usize) -> u64 {
+        memory(&self.weights_before, &self.kv_before, self.ends, start, end)
+            .saturating_add(self.buffer_bytes)
+    }
+
+    /// What a stage computes per token; [`NEVER`] if it is not allowed.
+    pub(super) fn cost(&self, cut: Cut) -> u64 {
+        self.costs_to(cut.node, cut.end)[cut.start]
+    }
+
+    /// By start, what stages of a node that end at `end` compute.
+    pub(super) fn costs_to(&self, node: usize, end: usize) -> &[u64] {
+        let width = self.n_layer + 1;
+        &self.costs[(node * width + end) * width..][..width]
+    }
+
+    /// The starts `lo..hi` at which a node's stage that ends at `end` is allowed.
+    pub(super) fn reach(&self, node: usize, end: usize) -> (usize, usize) {
+        self.reach[node * (self.n_layer + 1) + end]
+    }
+
+    /// The hop from a stage to the next, or to the driver from the last.
+    pub(super) fn hop(&self, from: usize, to: Option<usize>) -> u64 {
+        to.map_or(self.tail[from], |to| self.hops[from * self.n + to])
+    }
+
+    /// Bytes that a stage's node lacks.
+    pub(super) fn fetch(&self, cut: Cut) -> u64 {
+        let lacking = &self.lacking[cut.node];
+        let [embedding, head, both] = self.lacking_ends[cut.node];
+        let ends = match (cut.start == 0, cut.end == self.n_layer) {
+            (true, true) => both,
+            (true, false) => embedding,
+            (false, true) => head,
+            (false, false) => 0,
+        };
+        (lacking[cut.end] - lacking[cut.start]).saturating_add(ends)
+    }
+
+    /// Time per token; [`NEVER`] if a stage is not allowed.
+    pub(super) fn time(&self, cuts: &[Cut]) -> u64 {
+        let entry = self.entry[cuts[0].node];
+        self.turns(cuts).fold(entry, u64::saturating_add)
+    }
+
+    /// The slowest stage with its hop; [`NEVER`] if a stage is not allowed.
+    pub(super) fn slowest(&self, cuts: &[Cut]) -> u64 {
+        self.turns(cuts).max().unwrap_or(NEVER)
+    }
+
+    /// What the objective compares first.
+    pub(super) fn primary(&self, objective: Objective, cuts: &[Cut]) -> u64 {
+        match objective {
+            Objective::Latency => self.time(cuts),
+            Objective::Throughput => self.slowest(cuts),
+        }
+    }
+
+    /// Each stage's computing and hop.
+    fn turns<'a>(&'a self, cuts: &'a [Cut]) -> impl Iterator<Item = u64> + 'a {
+        cuts.iter().enumerate().map(|(i, &cut)| {
+            let next = cuts.get(i + 1).map(|cut| cut.node);
+            self.cost(cut).saturating_add(self.hop(cut.node, next))
+        })
+    }
+
+    /// The error of a model that fits no allowed placement.
+    pub(super) fn does_not_fit(&self, model: &ModelShape, request: &PlanRequest) -> PlanError {
+        let mut given = self.memory_bytes.clone();
+        given.sort_unstable_by(|a, b| b.cmp(a));
+        self.too_big(given.iter().take(request.max_nodes), model)
+    }
+
+    /// The same where no node can take even one layer.
+    fn given(&self, nodes: &[PlanNode], model: &ModelShape, request: &PlanRequest) -> PlanError {
+        let mut given: Vec<u64> = nodes
+            .iter()
+            .filter(|node| !request.exclude.contains(&node.node))
+            .map(|node| node.memory_bytes)
+            .collect();
+        given.sort_unstable_by(|a, b| b.cmp(a));
+        self.too_big(given.iter().take(request.max_nodes), model)
+    }
+
+    fn too_big<'a>(&self, given: impl Iterator<Item = &'a u64>, model: &ModelShape) -> PlanError {
+        let stages = (0..model.layer_bytes.len()).map(|i| self.memory(i, i + 1));
+        PlanError::DoesNotFit {
+            needed_bytes: self.memory(0, self.n_layer),
+            given_bytes: given.copied().fold(0, u64::saturating_add),
+            largest_layer_bytes: stages.max().unwrap_or(0),
+        }
+    }
+}
+
+/// Bytes of a token's message: none to itself.
+fn token_bytes(node: NodeId, request: &PlanRequest) -> u64 {
+    if node == request.driver { 0 } else { TOKEN_BYTES }
+}
+
+fn weights(before: &[u64], ends: Ends, start: usize, end: usize) -> u64 {
+    let extra = match (start == 0, end + 1 == before.len()) {
+        (true, true) => ends.both,
+        (true, false) => ends.embedding,
+        (false, true) => ends.head,
+        (false, false) => 0,
+    };
+    (before[end] - before[start]).saturating_add(extra)
+}
+
+fn memory(before: &[u64], kv_before: &[u64], ends: Ends, start: usize, end: usize) -> u64 {
+    weights(before, ends, start, end).saturating_add(kv_before[end] - kv_before[start])
+}
+
+/// Whether a node may run `[start, end)`: its own pin, or, without one, no layer of any pin.
+fn respects_pins(pins: &[Option<(usize, usize)>], v: usize, start: usize, end: usize) -> bool {
+    match pins[v] {
+        Some(pin) => pin == (start, end),
+        None => pins.iter().flatten().all(|pin| end <= pin.0 || pin.1 <= start),
+    }
+}
+
+fn check_shape(model: &ModelShape) -> Result<(), PlanError> {
+    let got = [model.layer_bytes.len(), model.kv_bytes.len(), model.layer_macs.len()];
+    let n_layer = model.n_layer;
+    let is_deep = n_layer == 0 || n_layer > MAX_LAYERS;
+    if is_deep || got.iter().any(|&got| got != n_layer as usize) {
+        return Err(PlanError::BadShape { n_layer, got });
+    }
+    Ok(())
+}
+
+fn check_pins(n_layer: u32, pins: &[(NodeId, LayerRange)]) -> Result<(), PlanError> {
+    for (i, &(node, layers)) in pins.iter().enumerate() {
+        if layers.end() > n_layer {
+            return Err(PlanError::PinBeyondModel { layers, n_layer });
+        }
+        let collides = |b: &&(NodeId, LayerRange)| {
+            b.0 == node || (b.1.start() < layers.end() && layers.start() < b.1.end())
+        };
+        if let Some(&b) = pins[..i].iter().find(collides) {
+            return Err(PlanError::PinsCollide { a: b, b: (node, layers) });
+        }
+    }
+    Ok(())
+}
