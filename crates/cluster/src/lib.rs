@@ -5,14 +5,14 @@
 //! what was heard of it and when); *instances* are small records with an epoch, of which the highest wins; the *health of a
 //! stage* is a fact about the instance that it belongs to. None of them triggers another: no election, no campaign, and a
 //! crashed stage never makes its node look dead.
+//!
+//! [`planner`] decides where a model should run, and says why.
 
 mod membership;
-mod placement;
 pub mod planner;
 mod state;
 
 pub use membership::{Liveness, Member, Timing};
-pub use placement::{Candidate, PlaceError, place};
 pub use state::{Action, Event, State};
 
 /// A moment, as the time since any fixed start.

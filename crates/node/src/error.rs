@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
-use shoal_cluster::PlaceError;
+use shoal_cluster::planner::PlanError;
 use shoal_net::TicketError;
 use shoal_proto::{InstanceId, LayerRange, NodeId};
 
@@ -76,7 +76,7 @@ pub enum Error {
     },
     /// The model cannot be placed as asked.
     #[error(transparent)]
-    Place(#[from] PlaceError),
+    Place(#[from] PlanError),
     /// A node refused to load its stage.
     #[error("node {} refused its stage: {message}", node.short())]
     LoadRefused {

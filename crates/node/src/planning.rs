@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use shoal_cluster::{
-    Candidate, Link, Links, ModelShape, Objective, Plan, PlanNode, PlanRequest, derate,
+use shoal_cluster::planner::{
+    self, Candidate, Link, Links, ModelShape, Objective, Plan, PlanNode, PlanRequest, StagePlan,
+    derate,
 };
 use shoal_proto::{
     LayerRange, NodeId,
@@ -156,7 +157,7 @@ impl Node {
             let record = records.iter().chain([&own]).find(|record| record.id == node);
             record.map_or_else(|| node.short(), |record| record.name.clone())
         };
-        let stage = |stage: &shoal_cluster::StagePlan| PlanStage {
+        let stage = |stage: &StagePlan| PlanStage {
             node: stage.node,
             name: name(stage.node),
             layers: stage.layers,
@@ -178,7 +179,7 @@ impl Node {
             name: name(*node),
             why: why.to_string(),
         });
-        let help = |help: &shoal_cluster::Help| Help {
+        let help = |help: &planner::Help| Help {
             n_nodes: help.n_nodes,
             tokens_per_s: help.tokens_per_s,
             first_token: help.first_token_s.map(seconds),
@@ -197,7 +198,7 @@ impl Node {
 }
 
 fn plan(opened: &Opened, resources: &Resources, asked: &PlanRequest) -> Result<Plan, Error> {
-    Ok(shoal_cluster::plan(&model_shape(opened), &resources.nodes, &resources.links, asked)?)
+    Ok(planner::plan(&model_shape(opened), &resources.nodes, &resources.links, asked)?)
 }
 
 fn seconds(seconds: f64) -> Duration {
@@ -247,7 +248,7 @@ fn plan_node(
         held: held.map(|held| held.layers.clone()).unwrap_or_default(),
         derate: vitals.map_or(1.0, |vitals| {
             let celsius = vitals.temperature_dc.map(|tenths| f32::from(tenths) / 10.0);
-            derate(celsius, vitals.battery.map(|it| (it.percent, it.is_charging)))
+            derate(None, celsius, vitals.battery.map(|it| (it.percent, it.is_charging)))
         }),
     }
 }

@@ -29,11 +29,13 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
             interfaces: args.interface,
             port: PEER_PORT,
             join: args.join,
+            ..NetworkConfig::default()
         }),
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,
         isa: args.compute.isa,
         library: Some(library),
+        ..Config::default()
     })
     .await?;
     let placed = node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await;
