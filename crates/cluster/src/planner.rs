@@ -19,10 +19,12 @@
 //! Times are whole picoseconds inside: sums are exact and do not depend on their order. Up to [`EXACT_NODES`] usable nodes the
 //! search is exhaustive (`subsets`); above, it is a local search (`search`) around it.
 
+mod chain;
 mod derate;
 mod explain;
 mod problem;
 mod refine;
+mod search;
 mod subsets;
 
 use shoal_proto::{
@@ -447,7 +449,8 @@ pub fn plan(
     let used = found.of_each[best].as_deref().expect("ranked");
     let without = primary(best);
     for v in (0..problem.n).filter(|&v| used.iter().all(|cut| cut.node != v)) {
-        let with = found.with_node(&problem, request, v, used, n_max);
+        let allowed = [request.min_nodes, n_max];
+        let with = found.with_node(&problem, request.objective, used, v, allowed);
         let why = if with == NEVER || with <= without + without / TIE {
             WhyLeftOut::NotNeeded
         } else {
@@ -512,7 +515,10 @@ fn candidate(
         tokens_per_s: 1.0 / token_s,
         first_token_s: first_token_s(problem, model, request, cuts),
         aggregate_tokens_per_s: f64::min(stages.len() as f64 / token_s, 1.0 / longest_s),
-        fetch_s: fetch_most as f64 / request.fetch_bytes_per_s,
+        fetch_s: match fetch_most {
+            0 => 0.0,
+            bytes => bytes as f64 / request.fetch_bytes_per_s,
+        },
         stages,
     }
 }

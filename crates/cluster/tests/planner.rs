@@ -371,6 +371,59 @@ fn the_order_of_nodes_changes_nothing() {
     }
 }
 
+#[test]
+fn many_nodes_respect_memory_pins_and_numbers() {
+    let mut n_planned = 0;
+    for seed in 0..60 {
+        let mut random = Random(seed);
+        let n_nodes = 9 + random.below(24);
+        let mut question = Question::draw(&mut random, n_nodes, 20);
+        let Ok(plan) = question.plan() else { continue };
+        n_planned += 1;
+        let request = &question.request;
+        for candidate in &plan.candidates {
+            let got = question.judge_candidate(candidate);
+            assert!((candidate.tokens_per_s * got.time - 1.0).abs() < 1e-6, "seed {seed}");
+            let n_used = candidate.stages.len();
+            assert!((request.min_nodes..=request.max_nodes).contains(&n_used), "seed {seed}");
+            for &(node, layers) in &request.pinned {
+                let is_pin = |stage: &shoal_cluster::planner::StagePlan| {
+                    stage.node == node && stage.layers == layers
+                };
+                assert!(candidate.stages.iter().any(is_pin), "seed {seed}");
+            }
+        }
+        let n_used = plan.best().stages.len();
+        assert_eq!(plan.left_out.len() + n_used, question.nodes.len(), "seed {seed}");
+        question.nodes.reverse();
+        assert_eq!(question.plan().as_ref(), Ok(&plan), "seed {seed}");
+    }
+    assert!(n_planned > 30, "most questions should have an answer, {n_planned} had");
+}
+
+#[test]
+fn predicts_the_first_token_of_a_chunked_prompt() {
+    let mut model = uniform(4, 1_000_000);
+    model.layer_macs = vec![1_000_000; 4];
+    model.head_macs = 5_000_000;
+    model.n_embd = 1000;
+    let mut nodes = [node(1, 1_000_000, 1e9), node(2, 3_000_000, 1e9)];
+    for node in &mut nodes {
+        node.prefill_macs_per_s = 1e9;
+        node.step_s = 0.001;
+    }
+    let links = Links::new(Link { rtt_s: 0.02, bytes_per_s: 256e6 });
+    let mut request = PlanRequest::new(id(1), 1);
+    request.n_prompt = 200;
+    request.pinned = vec![(id(1), layers(0, 1))];
+    let plan = plan(&model, &nodes, &links, &request).expect("fits");
+    // Chunks of 64 take 65 ms at the first stage, 193 ms at the second and 11 ms between them; three follow the first. Then 5 ms
+    // for the head and 10 ms to the driver.
+    let expected = 0.065 + 0.011 + 0.193 + 3.0 * 0.193 + 0.005 + 0.01;
+    let got = plan.best().first_token_s;
+    assert!((got - expected).abs() < 1e-5, "{got} instead of {expected}");
+}
+
 fn splits(candidate: &Candidate) -> Vec<(NodeId, u32)> {
     candidate.stages.iter().map(|stage| (stage.node, stage.layers.n_layer())).collect()
 }

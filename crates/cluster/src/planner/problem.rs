@@ -13,6 +13,9 @@ pub(super) const NEVER: u64 = u64::MAX;
 const PER_S: f64 = 1e12;
 /// No single cost is above a day: sums over all stages cannot overflow.
 const COST_MAX: f64 = 86_400.0 * PER_S;
+/// Seconds that a stage costs more for not fitting, and again for each model's worth of missing memory: far above what any
+/// placement takes.
+const OVERFLOW_S: f64 = 1000.0;
 /// A token on its way to or from the driver, with its frame's header, in bytes.
 const TOKEN_BYTES: u64 = 64;
 
@@ -65,6 +68,8 @@ pub(super) struct Problem {
     pub(super) step_s: Vec<f64>,
     /// `[n, n]` links.
     pub(super) link: Vec<Link>,
+    /// Their decode rates, in bytes per second, derated.
+    bytes_per_s: Vec<f64>,
     /// From the driver to each node, for a token.
     pub(super) entry: Vec<u64>,
     /// From each node to the driver, for a token.
@@ -105,6 +110,9 @@ fn sums(of: impl Iterator<Item = u64>) -> Vec<u64> {
     });
     std::iter::once(0).chain(rest.collect::<Vec<_>>()).collect()
 }
+
+/// The nodes that can take layers, and those that cannot, and why.
+type Parted<'a> = (Vec<&'a PlanNode>, Vec<(NodeId, WhyLeftOut)>);
 
 impl Problem {
     /// Checks the question and puts it in numbers; with it come the nodes that can take no layers, and why.
@@ -164,6 +172,7 @@ impl Problem {
             ids: Vec::new(),
             memory_bytes: Vec::new(),
             macs_per_s: Vec::new(),
+            bytes_per_s: Vec::new(),
             step_s: Vec::new(),
             link: Vec::new(),
             entry: Vec::new(),
@@ -191,7 +200,7 @@ impl Problem {
         &self,
         nodes: &'a [PlanNode],
         request: &PlanRequest,
-    ) -> Result<(Vec<&'a PlanNode>, Vec<(NodeId, WhyLeftOut)>), PlanError> {
+    ) -> Result<Parted<'a>, PlanError> {
         let mut sorted: Vec<&PlanNode> = nodes.iter().collect();
         sorted.sort_by_key(|node| node.node);
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].node == pair[1].node) {
@@ -246,6 +255,7 @@ impl Problem {
         for node in nodes {
             self.ids.push(node.node);
             self.memory_bytes.push(node.memory_bytes);
+            self.bytes_per_s.push(node.decode_bytes_per_s * node.derate);
             self.macs_per_s.push(node.prefill_macs_per_s * node.derate);
             self.step_s.push(node.step_s.max(0.0));
             let pin = request.pinned.iter().find(|pin| pin.0 == node.node);
@@ -257,7 +267,7 @@ impl Problem {
             }
             self.add_lacking(model, node);
         }
-        self.add_costs(nodes);
+        self.add_costs(None);
     }
 
     /// Adds what a node lacks on disk.
@@ -277,36 +287,56 @@ impl Problem {
         });
     }
 
-    /// Tabulates what each stage costs, and which are allowed.
-    fn add_costs(&mut self, nodes: &[&PlanNode]) {
+    /// Tabulates what each stage costs, and which are allowed; with `overflow`, what a stage that does not fit costs more.
+    fn add_costs(&mut self, overflow: Option<u64>) {
         let width = self.n_layer + 1;
-        self.costs = vec![NEVER; self.n * width * width];
+        let mut costs = vec![NEVER; self.n * width * width];
         self.reach = vec![(0, 0); self.n * width];
-        for (v, node) in nodes.iter().enumerate() {
-            let bytes_per_s = node.decode_bytes_per_s * node.derate;
+        for v in 0..self.n {
             for end in 1..width {
-                let row = &mut self.costs[(v * width + end) * width..][..width];
+                let row = &mut costs[(v * width + end) * width..][..width];
                 let mut reach: Option<(usize, usize)> = None;
                 for start in (0..end).rev() {
+                    let lacking = self.memory(start, end).saturating_sub(self.memory_bytes[v]);
                     // A stage that begins earlier only needs more.
-                    if memory(&self.weights_before, &self.kv_before, self.ends, start, end)
-                        .saturating_add(self.buffer_bytes)
-                        > node.memory_bytes
-                    {
+                    if lacking > 0 && overflow.is_none() {
                         break;
                     }
                     if !respects_pins(&self.pins, v, start, end) {
                         continue;
                     }
-                    let head = if end == self.n_layer { self.ends.head } else { 0 };
-                    let bytes = (self.weights_before[end] - self.weights_before[start])
-                        .saturating_add(head);
-                    row[start] = cost_of(bytes as f64 / bytes_per_s + node.step_s.max(0.0));
+                    let extra = match overflow {
+                        Some(model_bytes) if lacking > 0 => {
+                            OVERFLOW_S * (1.0 + lacking as f64 / model_bytes as f64)
+                        }
+                        _ => 0.0,
+                    };
+                    row[start] = cost_of(self.compute_s(v, start, end) + extra);
                     reach = Some((start, reach.map_or(start + 1, |reach| reach.1)));
                 }
                 self.reach[v * width + end] = reach.unwrap_or((0, 0));
             }
         }
+        self.costs = costs;
+    }
+
+    /// Seconds that a node computes the layers `[start, end)` of a token.
+    fn compute_s(&self, v: usize, start: usize, end: usize) -> f64 {
+        let head = if end == self.n_layer { self.ends.head } else { 0 };
+        let bytes = (self.weights_before[end] - self.weights_before[start]).saturating_add(head);
+        bytes as f64 / self.bytes_per_s[v] + self.step_s[v]
+    }
+
+    /// The same question where too little memory has a price instead of being forbidden.
+    pub(super) fn relaxed(&self) -> Self {
+        let mut relaxed = self.clone();
+        relaxed.add_costs(Some(self.memory(0, self.n_layer).max(1)));
+        relaxed
+    }
+
+    /// What the whole model would cost on a node, whatever it needs.
+    pub(super) fn plain_cost(&self, v: usize) -> u64 {
+        cost_of(self.compute_s(v, 0, self.n_layer))
     }
 
     /// Weight bytes of the layers `[start, end)` with the model's ends.

@@ -1,9 +1,9 @@
 //! From "the least" to "the best": what counts among placements that are as good as the least by the first measure.
 
 use super::{
-    EXACT_NODES, Objective, TIE,
+    EXACT_NODES, Objective, TIE, chain,
     problem::{Cut, NEVER, Problem},
-    subsets,
+    search, subsets,
 };
 
 /// What a search makes least.
@@ -26,12 +26,12 @@ pub(super) struct Pass {
     /// The goal may cost so much.
     pub(super) total_most: u64,
     /// With [`Goal::Priced`]: the price of fetching the whole model.
-    model_price: u64,
+    pub(super) model_price: u64,
 }
 
 impl Pass {
     /// A search without bounds.
-    fn free(goal: Goal) -> Self {
+    pub(super) fn free(goal: Goal) -> Self {
         Self { goal, stage_most: NEVER - 1, total_most: NEVER - 1, model_price: 0 }
     }
 
@@ -61,34 +61,35 @@ impl Found {
     /// The least cost of a placement with node `v` over an allowed number of nodes, [`NEVER`] if there is none.
     pub(super) fn with_node(
         &self,
-        _problem: &Problem,
-        request: &super::PlanRequest,
+        problem: &Problem,
+        objective: Objective,
+        used: &[Cut],
         v: usize,
-        _used: &[Cut],
-        n_max: usize,
+        [n_min, n_max]: [usize; 2],
     ) -> u64 {
-        let of_each = &self.with_node[v];
-        of_each[request.min_nodes - 1..n_max].iter().copied().min().unwrap_or(NEVER)
+        let Some(of_each) = self.with_node.get(v) else {
+            return search::with_node(problem, objective, used, v, [n_min, n_max]);
+        };
+        of_each[n_min - 1..n_max].iter().copied().min().unwrap_or(NEVER)
     }
 }
 
 /// Finds the best placement over each number of nodes.
 pub(super) fn best_of_each_number(problem: &Problem, objective: Objective) -> Found {
+    if problem.n > EXACT_NODES {
+        let best = |least: Vec<Cut>| refine(problem, objective, least, |_| None);
+        let least = search::of_each_number(problem, objective).into_iter();
+        return Found { of_each: least.map(|least| least.map(best)).collect(), with_node: vec![] };
+    }
     let n_most = problem.n.min(problem.n_layer);
-    let nodes: Vec<usize> = (0..problem.n.min(EXACT_NODES)).collect();
-    let goal = first_goal(objective);
-    let all = subsets::search(problem, &Pass::free(goal), &nodes, n_most);
+    let nodes: Vec<usize> = (0..problem.n).collect();
+    let all = subsets::search(problem, &Pass::free(first_goal(objective)), &nodes, n_most);
     let best = |(k, least): (usize, Option<(u64, Vec<Cut>)>)| {
-        let search = |pass: &Pass| {
-            let found = subsets::search(problem, pass, &nodes, k + 1);
-            found.of_each.into_iter().nth(k).flatten().map(|found| found.1)
-        };
+        let search = |pass: &Pass| subsets::search_exactly(problem, pass, &nodes, k + 1);
         Some(refine(problem, objective, least?.1, search))
     };
-    Found {
-        of_each: all.of_each.into_iter().enumerate().map(best).collect(),
-        with_node: all.with_node,
-    }
+    let of_each = all.of_each.into_iter().enumerate().map(best).collect();
+    Found { of_each, with_node: all.with_node }
 }
 
 /// What a search for an objective makes least first.
@@ -104,39 +105,63 @@ fn tie(least: u64) -> u64 {
     least + least / TIE
 }
 
+/// The best cut over the nodes of `cuts` in their order, under the bounds of a pass.
+fn recut(problem: &Problem, pass: &Pass, cuts: &[Cut]) -> Option<Vec<Cut>> {
+    let order: Vec<usize> = cuts.iter().map(|cut| cut.node).collect();
+    chain::cut(problem, pass, &order).map(|found| found.1)
+}
+
 /// Turns the least placement by the objective alone into the best, searching again with `search` under bounds.
-pub(super) fn refine(
+///
+/// Each bound is first tried with the nodes as they are, which costs little; `search` then shows whether others do better.
+fn refine(
     problem: &Problem,
     objective: Objective,
     least: Vec<Cut>,
     search: impl Fn(&Pass) -> Option<Vec<Cut>>,
 ) -> Vec<Cut> {
-    let mut pass = Pass::free(Goal::Time);
     let mut best = least;
     let time = problem.time(&best);
     if objective == Objective::Latency {
-        pass.total_most = tie(time);
-        // The stages share the time: the slowest takes at least its part. Halving stops where the rest is a tie.
-        let entry = problem.entry.iter().max().copied().unwrap_or(0);
-        let mut low = time.saturating_sub(entry) / best.len() as u64;
-        let mut high = problem.slowest(&best);
-        while low + low / TIE < high {
-            pass.stage_most = low + (high - low) / 2;
-            match search(&pass) {
-                Some(cuts) => {
-                    high = problem.slowest(&cuts);
-                    best = cuts;
-                }
-                None => low = pass.stage_most + 1,
-            }
+        let pass = Pass { total_most: tie(time), ..Pass::free(Goal::Time) };
+        best = balance(problem, &pass, best);
+        while best.len() > 1 {
+            let slowest = problem.slowest(&best);
+            let Some(better) = search(&Pass { stage_most: slowest - slowest / TIE - 1, ..pass })
+            else {
+                break;
+            };
+            best = balance(problem, &pass, better);
         }
     }
-    pass.stage_most = tie(problem.slowest(&best));
-    pass.goal = Goal::Priced;
-    pass.model_price = time / TIE;
-    if objective == Objective::Latency {
-        // Room for the price of a model that is fetched as a whole, and of a tied head on a second node.
-        pass.total_most = tie(time) + 3 * pass.model_price;
-    }
+    let mut pass = Pass {
+        stage_most: tie(problem.slowest(&best)),
+        model_price: time / TIE,
+        ..Pass::free(Goal::Priced)
+    };
+    best = recut(problem, &pass, &best).unwrap_or(best);
+    // What is searched for must be at least as good as what there is.
+    let prices = best.iter().map(|&cut| pass.price(problem, cut)).sum::<u64>();
+    pass.total_most = problem.time(&best).saturating_add(prices);
     search(&pass).unwrap_or(best)
+}
+
+/// Lowers the slowest stage as far as the cut alone can, within the pass's bound on the time.
+fn balance(problem: &Problem, pass: &Pass, mut best: Vec<Cut>) -> Vec<Cut> {
+    // The stages share the time: the slowest takes at least its part. Halving stops where the rest is a tie.
+    let entry = problem.entry[best[0].node];
+    let mut low = problem.time(&best).saturating_sub(entry) / best.len() as u64;
+    low -= low / TIE;
+    let mut high = problem.slowest(&best);
+    while low + low / TIE < high {
+        let stage_most = low + (high - low) / 2;
+        match recut(problem, &Pass { stage_most, ..*pass }, &best) {
+            Some(cuts) => {
+                high = problem.slowest(&cuts);
+                best = cuts;
+            }
+            None => low = stage_most + 1,
+        }
+    }
+    best
 }

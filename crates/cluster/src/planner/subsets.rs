@@ -36,53 +36,83 @@ struct Table<'a> {
     best: Vec<u64>,
     /// Where each state came from: the first node before (as an index into `nodes`) and the end of the new stage.
     from: Vec<(u8, u16)>,
-    /// The least cost of the layers before each, on any node.
-    rest: Vec<u64>,
+    /// `[m, end]`: the least that the layers before `end` cost on `m` nodes, were each node free to be used again.
+    rest: Vec<Vec<u64>>,
 }
 
 /// Searches all placements over at most `n_most` of `nodes`, which are at most eight, ascending.
 pub(super) fn search(problem: &Problem, pass: &Pass, nodes: &[usize], n_most: usize) -> Subsets {
-    let width = problem.n_layer + 1;
-    let n_states = (1usize << nodes.len()) * nodes.len() * width;
-    let mut table = Table {
-        problem,
-        pass,
-        nodes,
-        best: vec![NEVER; n_states],
-        from: vec![(0, 0); n_states],
-        rest: least_before(problem, pass, nodes),
-    };
-    table.begin();
-    for set in 1..1usize << nodes.len() {
-        let n_set = set.count_ones() as usize;
-        if n_set < n_most {
-            (0..nodes.len()).filter(|i| set >> i & 1 == 1).for_each(|first| table.grow(set, first));
-        }
-    }
+    let mut table = Table::new(problem, pass, nodes, vec![vec![0; problem.n_layer + 1]]);
+    table.run(n_most);
     table.collect(n_most)
 }
 
-/// By layer, the least that the layers before it can add.
-fn least_before(problem: &Problem, pass: &Pass, nodes: &[usize]) -> Vec<u64> {
-    let n = problem.n_layer;
-    let mut rest = vec![NEVER; n + 1];
-    rest[0] = 0;
-    if pass.goal == Goal::Slowest {
-        return vec![0; n + 1];
-    }
-    for end in 1..=n {
+/// Searches all placements over exactly `n_wanted` of `nodes`; faster, since bounds of the pass cut off much more.
+pub(super) fn search_exactly(
+    problem: &Problem,
+    pass: &Pass,
+    nodes: &[usize],
+    n_wanted: usize,
+) -> Option<Vec<Cut>> {
+    let rest = least_before(problem, pass, nodes, n_wanted);
+    let mut table = Table::new(problem, pass, nodes, rest);
+    table.run(n_wanted);
+    let found = table.collect(n_wanted);
+    found.of_each.into_iter().nth(n_wanted - 1).flatten().map(|found| found.1)
+}
+
+/// `[m, end]` for `m < n_wanted`: a bound from below of what the layers before `end` add, on `m` nodes.
+fn least_before(problem: &Problem, pass: &Pass, nodes: &[usize], n_wanted: usize) -> Vec<Vec<u64>> {
+    let row = || vec![NEVER; problem.n_layer + 1];
+    let mut rest = vec![row()];
+    rest[0][0] = 0;
+    for m in 1..n_wanted {
+        let mut least = row();
         for &v in nodes {
-            let (lo, hi) = problem.reach(v, end);
-            let costs = problem.costs_to(v, end);
-            for start in lo..hi {
-                rest[end] = rest[end].min(rest[start].saturating_add(costs[start]));
+            let others = nodes.iter().filter(|&&to| to != v);
+            let hop = others.map(|&to| problem.hop(v, Some(to))).min().unwrap_or(0);
+            let entry = if m == 1 { problem.entry[v] } else { 0 };
+            for (end, least) in least.iter_mut().enumerate().skip(1) {
+                let (lo, hi) = problem.reach(v, end);
+                let costs = &problem.costs_to(v, end)[lo..hi];
+                for (&before, cost) in rest[m - 1][lo..hi].iter().zip(costs) {
+                    let turn = cost + hop;
+                    if before != NEVER && turn <= pass.stage_most {
+                        *least = (*least).min(match pass.goal {
+                            Goal::Slowest => before.max(turn),
+                            Goal::Time | Goal::Priced => before + turn + entry,
+                        });
+                    }
+                }
             }
         }
+        rest.push(least);
     }
     rest
 }
 
-impl Table<'_> {
+impl<'a> Table<'a> {
+    fn new(problem: &'a Problem, pass: &'a Pass, nodes: &'a [usize], rest: Vec<Vec<u64>>) -> Self {
+        let n_states = (1usize << nodes.len()) * nodes.len() * (problem.n_layer + 1);
+        let (best, from) = (vec![NEVER; n_states], vec![(0, 0); n_states]);
+        Self { problem, pass, nodes, best, from, rest }
+    }
+
+    /// Fills the table for sets of at most `n_most` nodes.
+    fn run(&mut self, n_most: usize) {
+        self.begin();
+        for set in 1..1usize << self.nodes.len() {
+            let n_set = set.count_ones() as usize;
+            if n_set < n_most {
+                // Without a bound for this number of missing nodes there is one row that bounds nothing.
+                let n_missing = (n_most - n_set).min(self.rest.len() - 1);
+                (0..self.nodes.len())
+                    .filter(|i| set >> i & 1 == 1)
+                    .for_each(|first| self.grow(set, first, n_missing));
+            }
+        }
+    }
+
     fn at(&self, set: usize, first: usize) -> usize {
         (set * self.nodes.len() + first) * (self.problem.n_layer + 1)
     }
@@ -106,17 +136,20 @@ impl Table<'_> {
     }
 
     /// Puts every further node before the placements of `set` that begin at `first`.
-    fn grow(&mut self, set: usize, first: usize) {
+    fn grow(&mut self, set: usize, first: usize, n_missing: usize) {
         let from = self.at(set, first);
+        let ends: Vec<(usize, u64)> = (1..self.problem.n_layer)
+            .map(|end| (end, self.best[from + end]))
+            .filter(|&(end, after)| {
+                after != NEVER
+                    && after.saturating_add(self.rest[n_missing][end]) <= self.pass.total_most
+            })
+            .collect();
         for u in (0..self.nodes.len()).filter(|u| set >> u & 1 == 0) {
             let v = self.nodes[u];
             let hop = self.problem.hop(v, Some(self.nodes[first]));
             let to = self.at(set | 1 << u, u);
-            for end in 1..self.problem.n_layer {
-                let after = self.best[from + end];
-                if after == NEVER || after.saturating_add(self.rest[end]) > self.pass.total_most {
-                    continue;
-                }
+            for &(end, after) in &ends {
                 self.grow_to(v, hop, after, end, to, u8::try_from(first).expect("at most eight"));
             }
         }
@@ -124,16 +157,16 @@ impl Table<'_> {
 
     /// Puts each allowed stage of `v` that ends at `end` before a placement that costs `after`.
     fn grow_to(&mut self, v: usize, hop: u64, after: u64, end: usize, to: usize, first: u8) {
-        let (lo, hi) = self.problem.reach(v, end);
-        let costs = &self.problem.costs_to(v, end)[lo..hi];
+        let (mut lo, hi) = self.problem.reach(v, end);
+        let costs = self.problem.costs_to(v, end);
+        // Stages that begin earlier compute longer.
+        lo += costs[lo..hi].partition_point(|cost| cost + hop > self.pass.stage_most);
+        let costs = &costs[lo..hi];
         let best = &mut self.best[to + lo..to + hi];
         let from = &mut self.from[to + lo..to + hi];
         let origin = (first, u16::try_from(end).expect("at most MAX_LAYERS"));
         for (i, &cost) in costs.iter().enumerate() {
             let turn = cost + hop;
-            if turn > self.pass.stage_most {
-                continue;
-            }
             let total = match self.pass.goal {
                 Goal::Slowest => turn.max(after),
                 Goal::Time => turn + after,
