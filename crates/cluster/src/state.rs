@@ -113,6 +113,8 @@ pub struct State {
     run: u64,
     timing: Timing,
     clock: AwakeClock,
+    /// When the device last woke from a sleep in which others may have given it up.
+    woke_at: Option<Time>,
     members: BTreeMap<NodeId, Member>,
     instances: Instances,
     own: Option<NodeRecord>,
@@ -127,6 +129,7 @@ impl State {
             run,
             timing,
             clock: AwakeClock::default(),
+            woke_at: None,
             members: BTreeMap::new(),
             instances: Instances::default(),
             own: None,
@@ -235,9 +238,10 @@ impl State {
         self.instances.live().map(|instance| &instance.record)
     }
 
-    /// The instances, with those that were dropped: what a peer is told.
-    pub fn instances_and_tombstones(&self) -> impl Iterator<Item = &InstanceRecord> {
-        self.instances.all()
+    /// The instances, with those that were dropped within the last hour: what a peer is told, and what is worth keeping over a
+    /// restart.
+    pub fn instances_and_tombstones(&self, now: Time) -> impl Iterator<Item = &InstanceRecord> {
+        self.instances.told(self.clock.at(now))
     }
 
     /// The newest record of an instance, which may say that it was dropped.
@@ -265,14 +269,15 @@ impl State {
         self.instances.reserve(id, self.id, self.run)
     }
 
-    /// Names what is known of the instances that were not dropped, by their ids, epochs and phases: equal if that is equal.
+    /// Names what is known of the instances that were not dropped, by their ids, epochs and phases: equal if that is equal. Who
+    /// has dropped an instance that another still has differs from it; a tombstone alone matters to nobody.
     pub fn instances_digest(&self) -> u64 {
         self.instances.digest()
     }
 
     /// The highest epoch that is known.
     pub fn highest_epoch(&self) -> Epoch {
-        self.instances.all().map(|record| record.epoch).max().unwrap_or_default()
+        self.instances.highest_epoch()
     }
 
     /// Whether members are missing that discovery might find.
@@ -299,6 +304,7 @@ impl State {
     fn advance(&mut self, now: Time) -> Time {
         let (now, slept) = self.clock.advance(now);
         if slept >= self.timing.dead_after {
+            self.woke_at = Some(now);
             self.redial_all(now);
         }
         now

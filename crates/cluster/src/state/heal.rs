@@ -55,6 +55,10 @@ impl State {
 
     /// The instances that this node has to mend now.
     pub(super) fn plan_heals(&mut self, now: Time) -> Vec<Action> {
+        // A radio needs seconds to come back, and the others may long have placed everything anew.
+        if self.woke_at.is_some_and(|woke| now < woke + self.timing.dead_after) {
+            return Vec::new();
+        }
         let broken: Vec<(InstanceId, Vec<NodeId>)> = self
             .instances
             .live()
@@ -88,6 +92,15 @@ impl State {
             Phase::Ready => false,
             Phase::Failed(_) | Phase::Dropped => return None,
         };
+        let is_coordinator = self.coordinator_at(instance, now) == self.id;
+        // Work of an earlier life, which this one knows nothing of; or work that was ended for a later epoch of which nothing
+        // came.
+        let is_forgotten = is_unsettled
+            && self.instances.reserved(record.id) != Some(record.epoch)
+            && Self::made(record.epoch, self.id);
+        if !is_coordinator && !is_forgotten {
+            return None;
+        }
         let lost: Vec<NodeId> = match record.phase {
             // Nothing is placed yet: who places it sees what it can have.
             Phase::Placing => Vec::new(),
@@ -96,19 +109,9 @@ impl State {
                 nodes.filter(|&node| self.is_stage_lost(node, instance, now)).collect()
             }
         };
-        let is_coordinator = self.coordinator_at(instance, now) == self.id;
-        let is_due = if lost.is_empty() {
-            is_unsettled
-                && match self.maker(record.epoch) {
-                    // Of an earlier life, which this one knows nothing of.
-                    Some(maker) if maker == self.id => {
-                        self.instances.reserved(record.id) < Some(record.epoch)
-                    }
-                    Some(maker) => is_coordinator && self.is_lost(maker, instance, now),
-                    None => is_coordinator && now >= instance.placed_at + self.timing.dead_after,
-                }
-        } else {
-            is_coordinator
+        let is_due = match lost.as_slice() {
+            [] => is_unsettled && (is_forgotten || self.is_maker_lost(instance, now)),
+            _ => is_coordinator,
         };
         let pause = match instance.n_moves {
             0 | 1 => Duration::ZERO,
@@ -149,10 +152,18 @@ impl State {
         is_current.then_some(&member.record)
     }
 
-    /// The node that an epoch names, if it is known.
-    fn maker(&self, epoch: Epoch) -> Option<NodeId> {
-        let before = Epoch(epoch.0.saturating_sub(1 << 24));
-        let made = |id: &NodeId| before.next(*id) == epoch;
-        [self.id].into_iter().chain(self.members.keys().copied()).find(made)
+    /// Whether whoever was placing an instance is gone.
+    fn is_maker_lost(&self, instance: &Instance, now: Time) -> bool {
+        let epoch = instance.record.epoch;
+        let nodes = [self.id].into_iter().chain(self.members.keys().copied());
+        match nodes.into_iter().find(|&node| Self::made(epoch, node)) {
+            Some(maker) => self.is_lost(maker, instance, now),
+            None => now >= instance.placed_at + self.timing.dead_after,
+        }
+    }
+
+    /// Whether an epoch names a node.
+    fn made(epoch: Epoch, node: NodeId) -> bool {
+        Epoch(epoch.0.saturating_sub(1 << 24)).next(node) == epoch
     }
 }

@@ -16,11 +16,14 @@ pub(super) const INSTANCES_MAX: usize = 256;
 const STAGES_MAX: usize = 64;
 /// Highest count of placements that is believed: beyond it an epoch could not be raised any more.
 const COUNT_MAX: u64 = 1 << 39;
-/// How long a dropped instance is remembered, so that whoever slept through the end does not bring it back.
-const TOMBSTONE_KEPT: Duration = Duration::from_secs(3600);
+/// How long peers are told of a dropped instance, so that whoever slept through the end does not bring it back.
+const TOMBSTONE_TOLD: Duration = Duration::from_secs(3600);
+/// How long it is remembered: while others, who learnt of the end later, still tell of it, it must not become news again, or
+/// nodes would give it to each other for ever.
+const TOMBSTONE_KEPT: Duration = Duration::from_secs(2 * 3600);
 /// An instance that stayed as it is for this long is settled: its next move is the first again.
 const SETTLED_AFTER: Duration = Duration::from_secs(600);
-/// Bits of the count by which this life's first placement of an instance may leap.
+/// Bits of the count by which a life may leap ahead.
 const LEAP_BITS: u32 = 16;
 
 /// An instance that was not dropped.
@@ -68,9 +71,16 @@ impl Instances {
         live.or_else(|| self.dropped.get(&id).map(|(record, _)| record))
     }
 
-    pub(super) fn all(&self) -> impl Iterator<Item = &InstanceRecord> {
-        let dropped = self.dropped.values().map(|(record, _)| record);
-        self.live.values().map(|instance| &instance.record).chain(dropped)
+    /// What peers are told at `now`.
+    pub(super) fn told(&self, now: Time) -> impl Iterator<Item = &InstanceRecord> {
+        let is_told = move |since: Time| now.saturating_sub(since) < TOMBSTONE_TOLD;
+        let dropped = self.dropped.values().filter(move |(_, since)| is_told(*since));
+        self.live.values().map(|instance| &instance.record).chain(dropped.map(|(record, _)| record))
+    }
+
+    pub(super) fn highest_epoch(&self) -> Epoch {
+        let live = self.live.values().map(|instance| instance.record.epoch);
+        live.chain(self.dropped.values().map(|(record, _)| record.epoch)).max().unwrap_or_default()
     }
 
     pub(super) fn digest(&self) -> u64 {
@@ -84,9 +94,6 @@ impl Instances {
 
     /// Takes in a record. Dropped is final; else the highest epoch wins, and within it the later phase, so that every node
     /// settles on the same record whatever the order of arrival.
-    ///
-    /// A tombstone of an instance that this node does not know is not taken: nothing here needs it, and tombstones that nodes
-    /// give each other anew after they expired would live for ever.
     pub(super) fn apply(&mut self, record: InstanceRecord, now: Time) -> bool {
         let n_stages = record.placement.stages.len();
         let is_sound = n_stages <= STAGES_MAX
@@ -101,12 +108,20 @@ impl Instances {
                     true
                 }
                 (Some(known), _) => known.replace(record, now),
-                (None, Some((tombstone, _))) if is_dropped && record.epoch > tombstone.epoch => {
-                    *tombstone = record;
+                (None, Some((tombstone, _))) if is_dropped => {
+                    tombstone.epoch = tombstone.epoch.max(record.epoch);
                     false
                 }
-                (None, Some(_)) => false,
-                (None, None) if is_dropped || is_full => false,
+                (None, Some((_, since))) => {
+                    // Somebody slept through the end and has to be told.
+                    *since = now;
+                    false
+                }
+                (None, None) if is_dropped => {
+                    self.bury(record, now);
+                    false
+                }
+                (None, None) if is_full => false,
                 (None, None) => {
                     self.live.insert(record.id, Instance::new(record, now));
                     true
@@ -152,16 +167,16 @@ impl Instances {
     /// twice.
     ///
     /// A node that lost its memory may have used the next epoch already, in a life that only nodes out of reach remember. So
-    /// the first epoch of a life leaps ahead by an amount that differs from life to life.
+    /// whoever does not go on from an epoch of its own leaps ahead, by an amount that differs from life to life.
     pub(super) fn reserve(&mut self, id: InstanceId, node: NodeId, run: u64) -> Epoch {
         let known = self.get(id).map(|record| record.epoch);
-        let base = match (known, self.reserved(id)) {
-            (None, None) => Epoch::default(),
-            (Some(known), None) => {
-                let leap = mix(run ^ mix(id.0)) & ((1 << LEAP_BITS) - 1);
-                Epoch(known.0.saturating_add(leap << (u64::BITS - COUNT_BITS)))
-            }
-            (known, reserved) => known.max(reserved).unwrap_or_default(),
+        let reserved = self.reserved(id);
+        let base = if known > reserved {
+            let leap = mix(run ^ mix(id.0)) & ((1 << LEAP_BITS) - 1);
+            let known = known.unwrap_or_default();
+            Epoch(known.0.saturating_add(leap << (u64::BITS - COUNT_BITS)))
+        } else {
+            reserved.unwrap_or_default()
         };
         let epoch = base.next(node);
         if self.reserved.len() >= 2 * INSTANCES_MAX {

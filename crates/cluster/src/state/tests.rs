@@ -1,4 +1,4 @@
-//! The state machine alone; whole clusters are simulated in `tests/simulation.rs`.
+//! The state machine alone; whole clusters are simulated in `tests/simulation`.
 
 use std::time::Duration;
 
@@ -162,3 +162,138 @@ fn gossip_cannot_fill_the_memory() {
     }
     assert_eq!(state.members().count(), MEMBERS_MAX);
 }
+
+/// Asks every 200 ms what to do. Returns what is not a heartbeat.
+fn plan_until(state: &mut State, from: u64, until: u64) -> Vec<(u64, Action)> {
+    let mut all = Vec::new();
+    for at in (from..until).step_by(200) {
+        let actions = state.plan(ms(at)).into_iter();
+        all.extend(actions.filter(|it| !matches!(it, Action::Heartbeat(_))).map(|it| (at, it)));
+    }
+    all
+}
+
+fn port(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+fn heartbeat(node: u8, record_version: u64, instances: u64) -> Event {
+    let vitals = Vitals { free_bytes: 5, ..Vitals::default() };
+    Event::Heartbeat { node: id(node), record_version, instances, vitals }
+}
+
+#[test]
+fn a_hint_is_dialled_first_and_makes_a_member() {
+    let mut state = State::new(id(1), 7, Timing::default());
+    let hint = |port_of| Event::Hint { node: id(2), addrs: vec![port(port_of)] };
+    assert!(state.apply(hint(50), ms(0)));
+    assert_eq!(state.plan(ms(0)), [Action::Dial { node: id(2), addrs: vec![port(50)] }]);
+    assert!(state.is_looking(ms(0)));
+    assert!(state.apply(Event::Record(record(2, 1)), ms(10)), "any record is newer");
+    for i in 60..80 {
+        state.apply(hint(i), ms(20));
+    }
+    let actions = state.plan(ms(300));
+    let [Action::Dial { addrs, .. }] = actions.as_slice() else { panic!("{actions:?}") };
+    assert_eq!((addrs[0], addrs.len()), (port(79), 9), "the newest hints, and its own address");
+    assert!(!state.apply(Event::Hint { node: id(1), addrs: vec![port(1)] }, ms(300)), "itself");
+    state.apply(Event::Connected(id(2)), ms(310));
+    assert!(!state.is_looking(ms(310)));
+}
+
+#[test]
+fn hints_of_one_place_do_not_start_a_dial_each() {
+    let mut state = State::new(id(1), 7, Timing::default());
+    let mut n_dials = 0;
+    for at in (0..10_000).step_by(100) {
+        state.apply(Event::Hint { node: id(2), addrs: vec![port(50)] }, ms(at));
+        n_dials += state.plan(ms(at)).len();
+    }
+    assert_eq!(n_dials, 10);
+}
+
+#[test]
+fn two_missed_heartbeats_start_a_dial_beside_the_connection() {
+    let mut state = connected_state();
+    let dials = plan_until(&mut state, 0, 3000);
+    assert_eq!(dials, [(2000, Action::Dial { node: id(2), addrs: record(2, 1).addrs })]);
+}
+
+#[test]
+fn new_addresses_of_its_own_redial_everybody_once() {
+    let mut state = connected_state();
+    assert_eq!(plan_until(&mut state, 0, 400), []);
+    state.apply(Event::AddressesChanged, ms(500));
+    assert_eq!(plan_until(&mut state, 600, 1400).len(), 1);
+}
+
+#[test]
+fn a_peer_that_ends_every_connection_is_dialled_ever_less() {
+    let mut state = State::new(id(1), 7, Timing::default());
+    state.apply(Event::Record(record(2, 1)), ms(0));
+    let mut n_dials = 0;
+    for at in (0..60_000).step_by(100) {
+        if state.plan(ms(at)).iter().any(|action| matches!(action, Action::Dial { .. })) {
+            n_dials += 1;
+            state.apply(Event::Connected(id(2)), ms(at));
+            state.apply(Event::Disconnected { node: id(2), certain: false }, ms(at + 10));
+        }
+    }
+    assert!(n_dials < 15, "{n_dials}");
+}
+
+#[test]
+fn differences_are_exchanged_at_once_and_then_ever_less() {
+    let mut state = connected_state();
+    let same = state.instances_digest();
+    state.apply(heartbeat(2, 1, same), ms(0));
+    assert_eq!(plan_until(&mut state, 0, 1000), []);
+    assert_eq!(state.vitals(id(2)).map(|vitals| vitals.free_bytes), Some(5));
+    state.apply(heartbeat(2, 2, same), ms(1000));
+    assert_eq!(state.plan(ms(1000)), [Action::Heartbeat(id(2)), Action::Sync(id(2))]);
+    let mut n_syncs = 0;
+    for at in (2000..302_000).step_by(1000) {
+        state.apply(heartbeat(2, 1, same + 1), ms(at));
+        n_syncs += plan_until(&mut state, at, at + 1000).len();
+    }
+    assert!((8..20).contains(&n_syncs), "{n_syncs}");
+}
+
+#[test]
+fn who_left_is_forgotten() {
+    let mut state = connected_state();
+    assert!(state.apply(Event::Left(id(2)), ms(10)));
+    assert_eq!(state.members().count(), 0);
+    assert_eq!(state.liveness(id(2), ms(10)), Liveness::Dead);
+}
+
+#[test]
+fn its_own_sleep_is_no_silence_of_others() {
+    let mut state = connected_state();
+    assert_eq!(plan_until(&mut state, 0, 1000), []);
+    let woke = 3_600_000;
+    assert_eq!(state.liveness(id(2), ms(woke)), Liveness::Suspect);
+    let dials = plan_until(&mut state, woke, woke + 2000);
+    assert!(matches!(dials.as_slice(), [(_, Action::Dial { .. })]), "looks for all: {dials:?}");
+    assert_eq!(state.liveness(id(2), ms(woke + 2000)), Liveness::Suspect);
+    plan_until(&mut state, woke + 2000, woke + 5000);
+    assert_eq!(state.liveness(id(2), ms(woke + 5000)), Liveness::Dead, "but this is");
+}
+
+#[test]
+fn outranks_its_earlier_lives_and_notices_a_copy() {
+    let own = |run, version| Event::Record(NodeRecord { run, ..record(1, version) });
+    let mut state = State::new(id(1), 7, Timing::default());
+    state.apply(own(7, 100), ms(0));
+    assert_eq!(state.own_version_floor(), 0, "its own record comes back by way of others");
+    state.apply(own(3, 500), ms(0));
+    assert_eq!(state.own_version_floor(), 501);
+    state.apply(own(3, 500), ms(0));
+    assert_eq!(state.duplicate_seen(), None);
+    for version in [502, 504, 506] {
+        state.apply(own(3, version), ms(0));
+    }
+    assert_eq!((state.own_version_floor(), state.duplicate_seen()), (507, Some(3)));
+}
+
+mod instances;
