@@ -1,0 +1,578 @@
+//! A node around its state machine: it carries out what is planned and answers what is asked, as the real one does.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    sync::Arc,
+};
+
+use shoal_cluster::{Action, Event, State, Time};
+use shoal_proto::{
+    Epoch, InstanceId, LayerRange, NodeId,
+    control::{InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Stage, StageRecord, Vitals},
+};
+
+use crate::world::{ANSWER_TIMEOUT, Hello, Message, Ms, What, World, duration, node_id};
+
+/// Layers of every model.
+const N_LAYER: u32 = 8;
+/// Longest wait for the stages of a placement.
+const LOAD_TIMEOUT: Ms = 15_000;
+/// How often a placement is tried with other nodes before it is given up.
+const TRIES_MAX: u32 = 4;
+/// How often a node that sees somebody missing asks the network.
+const DISCOVERY: Ms = 10_000;
+
+/// What a node does later.
+pub(crate) enum Job {
+    /// The bytes are there: ask every stage to load.
+    Load { instance: InstanceId, epoch: Epoch },
+    /// The runner has loaded its layers.
+    Loaded { record: Arc<InstanceRecord>, conn: Option<usize>, ok: bool },
+    /// Not every stage answered in time.
+    GiveUp { instance: InstanceId, epoch: Epoch },
+}
+
+/// A placement that a node is carrying out.
+pub(crate) struct Work {
+    pub(crate) record: InstanceRecord,
+    waits_for: BTreeSet<usize>,
+    n_tried: u32,
+}
+
+pub(crate) struct Node {
+    pub(crate) state: State,
+    pub(crate) record: NodeRecord,
+    pub(crate) is_running: bool,
+    pub(crate) has_left: bool,
+    pub(crate) froze_at: Ms,
+    pub(crate) frozen_until: Ms,
+    /// How far its monotonic clock is behind: on some devices it stands still while they sleep.
+    pub(crate) clock_lag: Ms,
+    pub(crate) clock_pauses: bool,
+    /// How far its wall clock is off.
+    pub(crate) wall_ahead: i64,
+    pub(crate) port: u16,
+    /// Grows with every start and end of the process.
+    pub(crate) life: u32,
+    /// The newest connection to each node.
+    pub(crate) current: Vec<Option<usize>>,
+    pub(crate) open: Vec<usize>,
+    pub(crate) silent_since: BTreeMap<usize, Ms>,
+    pub(crate) left: BTreeSet<usize>,
+    pub(crate) runners: BTreeMap<InstanceId, Epoch>,
+    pub(crate) works: BTreeMap<InstanceId, Work>,
+    /// The highest epoch that it was told of or used in this life.
+    pub(crate) seen: BTreeMap<InstanceId, Epoch>,
+    /// When its address, its process or its sleep last changed.
+    pub(crate) moved_at: Ms,
+    pub(crate) started_at: Ms,
+    pub(crate) last_tick: Ms,
+    /// When it last believed in each other node's life, and since when it does not any more.
+    pub(crate) believed: Vec<Option<Ms>>,
+    looked_at: Ms,
+}
+
+fn record(node: usize, run: u64, version: u64, port: u16) -> NodeRecord {
+    NodeRecord {
+        id: node_id(node),
+        version,
+        run,
+        name: String::new(),
+        addrs: vec![address(port)],
+        software: String::new(),
+        isa: String::new(),
+        memory_bytes: 0,
+        profile: None,
+        links: Vec::new(),
+        models: Vec::new(),
+        stages: Vec::new(),
+    }
+}
+
+fn address(port: u16) -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], port))
+}
+
+impl Node {
+    pub(crate) fn new(node: usize) -> Self {
+        let port = u16::try_from(1000 * (node + 1)).expect("at most 32 nodes");
+        Self {
+            state: World::new_state(node, 0),
+            record: record(node, 0, 0, port),
+            is_running: false,
+            has_left: false,
+            froze_at: 0,
+            frozen_until: 0,
+            clock_lag: 0,
+            clock_pauses: node % 2 == 0,
+            wall_ahead: 0,
+            port,
+            life: 0,
+            current: vec![None; 32],
+            open: Vec::new(),
+            silent_since: BTreeMap::new(),
+            left: BTreeSet::new(),
+            runners: BTreeMap::new(),
+            works: BTreeMap::new(),
+            seen: BTreeMap::new(),
+            moved_at: 0,
+            started_at: 0,
+            last_tick: 0,
+            believed: vec![None; 32],
+            looked_at: 0,
+        }
+    }
+
+    pub(crate) fn clock(&self, now: Ms) -> Time {
+        duration(now.saturating_sub(self.clock_lag))
+    }
+}
+
+pub(crate) fn index(id: NodeId) -> usize {
+    usize::from(id.0[1])
+}
+
+impl World {
+    pub(crate) fn apply(&mut self, node: usize, event: Event) -> bool {
+        let now = self.nodes[node].clock(self.now);
+        self.nodes[node].state.apply(event, now)
+    }
+
+    /// Starts the process of a node, with what it remembers from before or with an introducer alone.
+    pub(crate) fn start(&mut self, node: usize) {
+        if self.nodes[node].is_running || self.nodes[node].has_left {
+            return;
+        }
+        let remembers = self.random.chance(60);
+        let (now, run) = (self.now, self.random.next());
+        let it = &mut self.nodes[node];
+        let peers: Vec<NodeRecord> =
+            it.state.members().map(|member| member.record.clone()).collect();
+        let instances: Vec<InstanceRecord> =
+            it.state.instances_and_tombstones(it.clock(now)).cloned().collect();
+        it.life += 1;
+        it.is_running = true;
+        (it.froze_at, it.frozen_until) = (0, 0);
+        it.clock_lag = 0;
+        it.moved_at = now;
+        it.started_at = now;
+        it.last_tick = now;
+        it.believed.fill(None);
+        it.seen.clear();
+        let wall = 1_000_000_000_i64 + i64::try_from(now).expect("hours") + it.wall_ahead;
+        it.record = record(node, run, wall.unsigned_abs(), it.port);
+        it.state = Self::new_state(node, run);
+        let life = it.life;
+        let own = it.record.clone();
+        self.apply(node, Event::Record(own));
+        self.trace(|| format!("{node}: starts, remembers: {remembers}"));
+        if remembers && !peers.is_empty() {
+            for peer in peers {
+                self.apply(node, Event::Record(peer));
+            }
+            for instance in instances {
+                self.learn(node, &instance);
+            }
+        } else {
+            // The first device gave out the tickets. Later, the roll tells who belongs here, but not where.
+            let awake: Vec<usize> =
+                (0..self.nodes.len()).filter(|&other| self.is_awake(other)).collect();
+            let introducer = if life == 1 { Some(0) } else { self.random.pick(&awake) };
+            for peer in peers {
+                self.apply(node, Event::Hint { node: peer.id, addrs: Vec::new() });
+            }
+            if let Some(introducer) = introducer {
+                let addrs = vec![address(self.nodes[introducer].port)];
+                self.apply(node, Event::Hint { node: node_id(introducer), addrs });
+            }
+        }
+        let at = now + self.random.below(200);
+        self.at(at, What::Tick { node, life });
+    }
+
+    pub(crate) fn tick(&mut self, node: usize) {
+        let now = self.nodes[node].clock(self.now);
+        let actions = self.nodes[node].state.plan(now);
+        self.ledger.planned(actions.len(), self.nodes.len());
+        for action in actions {
+            self.carry_out(node, action);
+        }
+        if self.now >= self.nodes[node].looked_at + DISCOVERY
+            && self.nodes[node].state.is_looking(now)
+        {
+            self.nodes[node].looked_at = self.now;
+            self.look(node);
+        }
+    }
+
+    /// Whoever the network reaches answers where it is.
+    fn look(&mut self, node: usize) {
+        for other in 0..self.nodes.len() {
+            let is_member = !self.nodes[node].left.contains(&other);
+            if other != node && is_member && self.reaches(node, other) {
+                let addrs = vec![address(self.nodes[other].port)];
+                self.apply(node, Event::Hint { node: node_id(other), addrs });
+            }
+        }
+    }
+
+    fn carry_out(&mut self, node: usize, action: Action) {
+        match action {
+            Action::Dial { node: to, addrs } => {
+                let to = index(to);
+                let addr_is_right = addrs.contains(&address(self.nodes[to].port));
+                self.dial(node, to, addr_is_right);
+            }
+            Action::Heartbeat(to) => {
+                let it = &self.nodes[node];
+                let (version, instances) = (it.record.version, it.state.instances_digest());
+                let load = u8::try_from(self.now % 100).expect("below 100");
+                self.ask(node, index(to), Message::Heartbeat { version, instances, load });
+            }
+            Action::Sync(to) => {
+                let hello = Message::Hello(self.hello(node));
+                self.ask(node, index(to), hello);
+            }
+            Action::Heal { instance, epoch, lost } => {
+                let lost: Vec<usize> = lost.into_iter().map(index).collect();
+                self.trace(|| format!("{node}: heals {instance} as {epoch}, lost {lost:?}"));
+                self.check_heal(node, instance, epoch, &lost);
+                let it = &mut self.nodes[node];
+                it.works.remove(&instance);
+                let known = it.state.instance(instance).expect("it is planned for").clone();
+                if !self.random.chance(10) {
+                    self.place(node, known, epoch, Phase::Healing, 0);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, from: usize, to: usize, message: Message) {
+        if let Some(conn) = self.nodes[from].current[to] {
+            self.send(conn, from, message);
+        }
+    }
+
+    pub(crate) fn tell_all(&mut self, from: usize, message: &Message) {
+        for to in 0..self.nodes.len() {
+            self.ask(from, to, message.clone());
+        }
+    }
+
+    pub(crate) fn hello(&self, node: usize) -> Arc<Hello> {
+        let it = &self.nodes[node];
+        Arc::new(Hello {
+            record: it.record.clone(),
+            peers: it.state.members().map(|member| member.record.clone()).collect(),
+            instances: it.state.instances_and_tombstones(it.clock(self.now)).cloned().collect(),
+            left: it.left.iter().copied().collect(),
+        })
+    }
+
+    /// Takes in all that another node knows. Returns whether it names anybody or anything of them that is new.
+    fn meet(&mut self, node: usize, hello: &Hello) -> bool {
+        for &left in &hello.left {
+            self.see_off(node, left);
+        }
+        let mut is_new = false;
+        for instance in &hello.instances {
+            self.learn(node, instance);
+        }
+        for record in hello.peers.iter().chain([&hello.record]) {
+            let known = self.nodes[node].state.record(record.id);
+            let is_same =
+                known.is_some_and(|it| (it.version, it.run) == (record.version, record.run));
+            if !is_same && !self.nodes[node].left.contains(&index(record.id)) {
+                is_new |= self.apply(node, Event::Record(record.clone()));
+            }
+        }
+        self.outrank(node);
+        is_new
+    }
+
+    /// Another node left for good.
+    fn see_off(&mut self, node: usize, left: usize) {
+        if left != node && self.nodes[node].left.insert(left) {
+            self.apply(node, Event::Left(node_id(left)));
+        }
+    }
+
+    /// Makes sure that this life's record outranks those of earlier lives.
+    fn outrank(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let floor = it.state.own_version_floor();
+        if floor > it.record.version {
+            it.record.version = floor;
+            let own = it.record.clone();
+            self.apply(node, Event::Record(own));
+        }
+    }
+
+    /// Takes in an instance as somebody says it is now, and ends what that outdates here.
+    pub(crate) fn learn(&mut self, node: usize, record: &InstanceRecord) -> bool {
+        let (id, it) = (record.id, &mut self.nodes[node]);
+        let seen = it.seen.entry(id).or_default();
+        *seen = (*seen).max(record.epoch);
+        let known = it.state.instance(id);
+        if known.is_some_and(|it| (it.epoch, &it.phase) == (record.epoch, &record.phase)) {
+            return false;
+        }
+        let changed = self.apply(node, Event::Instance(record.clone()));
+        let it = &mut self.nodes[node];
+        if it.works.get(&id).is_some_and(|work| !it.state.is_current(id, work.record.epoch)) {
+            it.works.remove(&id);
+        }
+        if it.runners.get(&id).is_some_and(|&epoch| !it.state.is_current(id, epoch)) {
+            it.runners.remove(&id);
+            self.publish_stages(node);
+        }
+        changed
+    }
+
+    pub(crate) fn publish_stages(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let layers = LayerRange::new(0, N_LAYER).expect("some");
+        let stage = |(&instance, &epoch)| StageRecord { instance, epoch, layers, n_bytes: 0 };
+        it.record.stages = it.runners.iter().map(stage).collect();
+        it.record.version += 1;
+        let own = it.record.clone();
+        self.apply(node, Event::Record(own));
+    }
+
+    /// Makes a record public: everybody who can be reached is told at once.
+    fn publish(&mut self, node: usize, record: &InstanceRecord) {
+        self.check_publish(node, record);
+        self.trace(|| format!("{node}: {} is {:?} as {}", record.id, record.phase, record.epoch));
+        self.learn(node, record);
+        self.tell_all(node, &Message::Publish(Arc::new(record.clone())));
+    }
+
+    /// A person asks a node to place a model.
+    pub(crate) fn place_new(&mut self, node: usize) {
+        let id = InstanceId(self.random.next());
+        let epoch = self.nodes[node].state.reserve_epoch(id);
+        let model =
+            ModelRef { name: String::new(), files: None, fingerprint: [0; 32], n_layer: N_LAYER };
+        let placement = Placement { stages: Vec::new() };
+        let (n_ctx, phase, unload_after_s) = (8, Phase::Placing, None);
+        let record = InstanceRecord { id, epoch, phase, model, placement, n_ctx, unload_after_s };
+        self.place(node, record, epoch, Phase::Placing, 0);
+    }
+
+    /// A person asks a node to drop an instance.
+    pub(crate) fn unplace(&mut self, node: usize) {
+        let known: Vec<InstanceId> =
+            self.nodes[node].state.instances().map(|record| record.id).collect();
+        if let Some(id) = self.random.pick(&known) {
+            let known = self.nodes[node].state.instance(id).expect("just listed");
+            let dropped = InstanceRecord { phase: Phase::Dropped, ..known.clone() };
+            self.publish(node, &dropped);
+        }
+    }
+
+    /// Chooses among the nodes that live, by this node's view, and begins.
+    fn place(
+        &mut self,
+        node: usize,
+        record: InstanceRecord,
+        epoch: Epoch,
+        phase: Phase,
+        n_tried: u32,
+    ) {
+        let now = self.nodes[node].clock(self.now);
+        let state = &self.nodes[node].state;
+        let mut alive: Vec<NodeId> = state.members().map(|member| member.record.id).collect();
+        alive.retain(|&id| state.liveness(id, now) == shoal_cluster::Liveness::Alive);
+        alive.push(node_id(node));
+        let n_stages = self.random.between(1, 4).min(alive.len() as u64);
+        let n_stages = u32::try_from(n_stages).expect("at most 4");
+        let mut stages = Vec::new();
+        for i in 0..n_stages {
+            let chosen = alive.swap_remove(self.random.index(alive.len()));
+            let (start, end) = (N_LAYER * i / n_stages, N_LAYER * (i + 1) / n_stages);
+            let layers = LayerRange::new(start, end).expect("at most 4 of 8 layers");
+            stages.push(Stage { node: chosen, layers });
+        }
+        let (id, placement) = (record.id, Placement { stages });
+        let record = InstanceRecord { epoch, phase, placement, ..record };
+        self.publish(node, &record);
+        let waits_for = record.placement.stages.iter().map(|stage| index(stage.node)).collect();
+        self.nodes[node].works.insert(id, Work { record, waits_for, n_tried });
+        let (life, now) = (self.nodes[node].life, self.now);
+        let at = now + self.random.between(10, 2_000);
+        self.at(at, What::Job { node, life, job: Job::Load { instance: id, epoch } });
+        let job = Job::GiveUp { instance: id, epoch };
+        self.at(now + LOAD_TIMEOUT, What::Job { node, life, job });
+    }
+
+    pub(crate) fn work(&mut self, node: usize, job: Job) {
+        let is_current = |world: &Self, instance, epoch| {
+            world.nodes[node].works.get(&instance).is_some_and(|work| work.record.epoch == epoch)
+        };
+        match job {
+            Job::Load { instance, epoch } if is_current(self, instance, epoch) => {
+                let work = self.nodes[node].works.get_mut(&instance).expect("it is current");
+                work.record.phase = Phase::Loading;
+                let record = work.record.clone();
+                self.publish(node, &record);
+                let record = Arc::new(record);
+                for stage in &record.placement.stages {
+                    if stage.node == node_id(node) {
+                        self.load(node, &record, None);
+                    } else {
+                        self.ask(node, index(stage.node), Message::Load(Arc::clone(&record)));
+                    }
+                }
+            }
+            Job::GiveUp { instance, epoch } if is_current(self, instance, epoch) => {
+                self.try_again(node, instance);
+            }
+            Job::Loaded { record, conn, ok } => self.loaded_here(node, &record, conn, ok),
+            Job::Load { .. } | Job::GiveUp { .. } => {}
+        }
+    }
+
+    /// A placement came to nothing: others are chosen, with an epoch of their own, or it is given up.
+    fn try_again(&mut self, node: usize, instance: InstanceId) {
+        let work = self.nodes[node].works.remove(&instance).expect("it is current");
+        if work.n_tried >= TRIES_MAX {
+            let phase = Phase::Failed("no node could load it".into());
+            self.publish(node, &InstanceRecord { phase, ..work.record });
+        } else {
+            let epoch = self.nodes[node].state.reserve_epoch(instance);
+            self.place(node, work.record, epoch, Phase::Healing, work.n_tried + 1);
+        }
+    }
+
+    /// Begins to load a stage, unless a newer placement is known.
+    fn load(&mut self, node: usize, record: &Arc<InstanceRecord>, conn: Option<usize>) {
+        self.learn(node, record);
+        let ok =
+            self.nodes[node].state.is_current(record.id, record.epoch) && !self.random.chance(5);
+        let takes = if ok { self.random.between(100, 5_000) } else { 1 };
+        let (life, at) = (self.nodes[node].life, self.now + takes);
+        let job = Job::Loaded { record: Arc::clone(record), conn, ok };
+        self.at(at, What::Job { node, life, job });
+    }
+
+    fn loaded_here(&mut self, node: usize, record: &InstanceRecord, conn: Option<usize>, ok: bool) {
+        let (instance, epoch) = (record.id, record.epoch);
+        let ok = ok && self.nodes[node].state.is_current(instance, epoch);
+        if ok {
+            self.check_runs(node, instance, epoch);
+            self.nodes[node].runners.insert(instance, epoch);
+            self.publish_stages(node);
+        }
+        match conn {
+            Some(conn) => self.send(conn, node, Message::Loaded { instance, epoch, ok }),
+            None => self.loaded(node, node, instance, epoch, ok),
+        }
+    }
+
+    /// A stage answers to whoever places the instance.
+    fn loaded(&mut self, node: usize, from: usize, instance: InstanceId, epoch: Epoch, ok: bool) {
+        let Some(work) = self.nodes[node].works.get_mut(&instance) else { return };
+        if work.record.epoch != epoch {
+            return;
+        }
+        if !ok {
+            self.try_again(node, instance);
+            return;
+        }
+        work.waits_for.remove(&from);
+        if work.waits_for.is_empty() {
+            let work = self.nodes[node].works.remove(&instance).expect("just found");
+            self.publish(node, &InstanceRecord { phase: Phase::Ready, ..work.record });
+        }
+    }
+
+    /// A runner dies; the node notices, and mostly manages to tell the coordinator.
+    pub(crate) fn crash_runner(&mut self, node: usize) {
+        let runners: Vec<InstanceId> = self.nodes[node].runners.keys().copied().collect();
+        let Some(instance) = self.random.pick(&runners) else { return };
+        let epoch = self.nodes[node].runners.remove(&instance).expect("just listed");
+        self.trace(|| format!("{node}: the runner of {instance} as {epoch} died"));
+        let before = self.believes(node);
+        self.apply(node, Event::StageLost { instance, epoch, node: node_id(node) });
+        assert_eq!(before, self.believes(node), "a runner's crash changes no membership");
+        self.publish_stages(node);
+        let now = self.nodes[node].clock(self.now);
+        if let Some(coordinator) = self.nodes[node].state.coordinator(instance, now)
+            && coordinator != node_id(node)
+            && !self.random.chance(20)
+        {
+            self.ask(node, index(coordinator), Message::StageLost { instance, epoch });
+        }
+    }
+
+    pub(crate) fn receive(&mut self, conn: usize, node: usize, message: Message) {
+        let from = self.conns[conn].other(node);
+        if self.nodes[node].left.contains(&from) {
+            return;
+        }
+        let peer = node_id(from);
+        match message {
+            Message::HelloAnswer { hello, asked_at } => {
+                if self.now > asked_at + ANSWER_TIMEOUT {
+                    return;
+                }
+                self.meet(node, &hello);
+                if !self.conns[conn].is_introduced && self.conns[conn].nodes[0] == node {
+                    self.conns[conn].is_introduced = true;
+                    self.serve(conn, node);
+                }
+                self.apply(node, Event::Heard(peer));
+            }
+            Message::Ok { asked_at } => {
+                if self.now <= asked_at + ANSWER_TIMEOUT {
+                    self.apply(node, Event::Heard(peer));
+                }
+            }
+            Message::Loaded { instance, epoch, ok } => self.loaded(node, from, instance, epoch, ok),
+            Message::Closed | Message::Forgotten => {}
+            request => {
+                self.apply(node, Event::Heard(peer));
+                self.answer(conn, node, request);
+                // A peer that dialled is not a member before its record came.
+                if self.nodes[node].current[from].is_some() {
+                    self.apply(node, Event::Connected(peer));
+                }
+            }
+        }
+    }
+
+    fn answer(&mut self, conn: usize, node: usize, request: Message) {
+        let from = self.conns[conn].other(node);
+        let asked_at = self.now;
+        match request {
+            Message::Hello(hello) => {
+                let is_new = self.meet(node, &hello);
+                let answer = Message::HelloAnswer { hello: self.hello(node), asked_at };
+                self.send(conn, node, answer);
+                if is_new {
+                    let hello = Message::Hello(self.hello(node));
+                    self.tell_all(node, &hello);
+                }
+            }
+            Message::Heartbeat { version, instances, load } => {
+                let vitals = Vitals { load_percent: Some(load), ..Vitals::default() };
+                let (node_of, record_version) = (node_id(from), version);
+                let event = Event::Heartbeat { node: node_of, record_version, instances, vitals };
+                self.apply(node, event);
+                self.send(conn, node, Message::Ok { asked_at });
+            }
+            Message::Publish(record) => {
+                self.learn(node, &record);
+            }
+            Message::Load(record) => self.load(node, &record, Some(conn)),
+            Message::StageLost { instance, epoch } => {
+                let before = self.believes(node);
+                self.apply(node, Event::StageLost { instance, epoch, node: node_id(from) });
+                assert_eq!(before, self.believes(node), "a runner's crash changes no membership");
+            }
+            Message::Leave => self.see_off(node, from),
+            _ => unreachable!("answers are taken in elsewhere"),
+        }
+    }
+}
