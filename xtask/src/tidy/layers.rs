@@ -14,7 +14,7 @@ pub(super) const ANDROID: &str = "aarch64-linux-android";
 const CRATES_MAX: usize = 350;
 
 /// Each crate of the workspace and those of the workspace that it may use.
-const LAYERS: [(&str, &[&str]); 13] = [
+const LAYERS: [(&str, &[&str]); 14] = [
     ("shoal-gguf", &[]),
     ("shoal-kernels", &[]),
     ("shoal-proto", &[]),
@@ -39,6 +39,7 @@ const LAYERS: [(&str, &[&str]); 13] = [
     ("shoal", &["shoal-api", "shoal-node", "shoal-proto"]),
     ("xtask", &["shoal-gguf"]),
     ("shoal-fake-hub", &[]),
+    ("shoal-netlab", &[]),
 ];
 
 /// What tests may use besides the crates below their own.
@@ -47,7 +48,7 @@ const TESTS: [(&str, &[&str]); 5] = [
     ("shoal-engine", &["xtask"]),
     ("shoal-hub", &["shoal-fake-hub"]),
     ("shoal-node", &["shoal-fake-hub", "xtask"]),
-    ("shoal", &["shoal-fake-hub", "xtask"]),
+    ("shoal", &["shoal-fake-hub", "shoal-netlab", "xtask"]),
 ];
 
 /// Crates of others, and who alone may use them.
