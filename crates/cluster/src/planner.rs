@@ -13,7 +13,7 @@
 //! 3. the time per token plus a price for fetching: having to fetch the whole model counts as half a percent of the time.
 //!
 //! With [`Objective::Throughput`] the slowest stage comes first. Between numbers of nodes, after the objective (with the same
-//! ties), fewer bytes to fetch win, then fewer nodes. What still ties goes to the lower node ids, so the order in which nodes
+//! ties), fewer bytes to fetch win, then fewer nodes. What still ties goes to the driver and then to lower node ids, so the order in which nodes
 //! are given changes nothing.
 //!
 //! Times are whole picoseconds inside: sums are exact and do not depend on their order. Up to [`EXACT_NODES`] usable nodes the

@@ -58,7 +58,7 @@ pub(super) struct Problem {
     pub(super) n: usize,
     /// Layers of the model.
     pub(super) n_layer: usize,
-    /// Their ids, ascending.
+    /// Their ids, the driver's first and the others ascending.
     pub(super) ids: Vec<NodeId>,
     /// Their memory, in bytes.
     pub(super) memory_bytes: Vec<u64>,
@@ -144,7 +144,7 @@ impl Problem {
             });
         }
         for &(node, layers) in &request.pinned {
-            if problem.ids.binary_search(&node).is_err() {
+            if !problem.ids.contains(&node) {
                 return Err(PlanError::PinnedNodeUnusable { node, layers });
             }
         }
@@ -202,7 +202,7 @@ impl Problem {
         request: &PlanRequest,
     ) -> Result<Parted<'a>, PlanError> {
         let mut sorted: Vec<&PlanNode> = nodes.iter().collect();
-        sorted.sort_by_key(|node| node.node);
+        sorted.sort_by_key(|node| (node.node != request.driver, node.node));
         if let Some(pair) = sorted.windows(2).find(|pair| pair[0].node == pair[1].node) {
             return Err(PlanError::SameNode { node: pair[0].node });
         }
@@ -232,7 +232,7 @@ impl Problem {
             });
             let beyond = sorted.split_off(MAX_NODES);
             left_out.extend(beyond.iter().map(|node| (node.node, WhyLeftOut::NotNeeded)));
-            sorted.sort_by_key(|node| node.node);
+            sorted.sort_by_key(|node| (node.node != request.driver, node.node));
         }
         Ok((sorted, left_out))
     }
