@@ -9,7 +9,8 @@
 //!   it expires, is used up, or when anybody is removed from the cluster: whoever is removed may have seen it.
 //! - **Forgetting** a node begins a generation with a new secret. A member that has not heard of it yet still takes the
 //!   forgotten one in; it learns with the roll of the first member that it meets.
-//! - A member is trusted: it can invite and remove whomever it wants, and claim any generation.
+//! - A member is trusted: it can invite and remove whomever it wants, and claim any generation. Whoever stole a member's
+//!   secret is one, too, until that member is forgotten; keys that he has entered must be forgotten as well.
 
 use std::{
     fmt,

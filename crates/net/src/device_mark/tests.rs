@@ -1,5 +1,7 @@
 //! Copies are noticed, and nothing else is taken for one.
 
+#![cfg(unix)]
+
 use std::fs;
 
 use proptest::prelude::*;
