@@ -154,9 +154,12 @@ async fn shake(
             handshake::respond(quic, &membership, plane, timing).await.map(Some)
         }
     };
-    result.map_err(|error| {
-        let refused = matches!(error, Error::TicketRefused { refusal: TicketRefusal::Unknown, .. });
-        Failure { is_wrong_ticket: refused, ..fail(error.to_string()) }
+    result.map_err(|error| match error {
+        Error::TicketRefused { peer, refusal } => Failure {
+            is_wrong_ticket: refusal == TicketRefusal::Unknown,
+            ..fail(format!("ticket of peer {}: {refusal}", peer.short()))
+        },
+        error => fail(error.to_string()),
     })
 }
 
@@ -220,6 +223,24 @@ mod tests {
         assert!(!log.is_due(from(1), start + LOG_INTERVAL / 2));
         assert!(log.is_due(from(2), start + LOG_INTERVAL / 2));
         assert!(log.is_due(from(1), start + LOG_INTERVAL));
+    }
+
+    #[test]
+    fn an_address_with_too_many_wrong_tickets_waits_for_a_minute() {
+        let (mut wrong, start) = (WrongTickets::default(), Instant::now());
+        for _ in 0..MAX_WRONG_TICKETS {
+            assert!(wrong.may_try(from(1), start));
+            wrong.record(from(1), start);
+        }
+        assert!(!wrong.may_try(from(1), start + LOG_INTERVAL / 2));
+        assert!(wrong.may_try(from(2), start));
+        assert!(wrong.may_try(from(1), start + LOG_INTERVAL));
+        for ip in 0..10_000_u32 {
+            wrong.record(Some(IpAddr::from(ip.to_be_bytes())), start);
+        }
+        assert_eq!(wrong.counts.len(), MAX_LOGGED);
+        wrong.record(from(2), start + LOG_INTERVAL);
+        assert_eq!(wrong.counts.len(), 1, "room again after a minute");
     }
 
     #[test]

@@ -287,7 +287,7 @@ pub enum Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum TicketRefusal {
     /// It does not know the ticket, or the proof was wrong.
-    #[error("it does not know it: ask for a new one with `shoal invite`")]
+    #[error("there is no such invitation: ask for a new one with `shoal invite`")]
     Unknown,
     /// Its time is over, by that node's clock.
     #[error("it has expired: ask for a new one with `shoal invite`")]
@@ -305,10 +305,10 @@ pub enum TicketRefusal {
     #[error("the cluster is full: forget a device first")]
     Full,
     /// Too many wrong tickets came from this device's address.
-    #[error("too many wrong tickets came from this address: wait a minute")]
+    #[error("too many wrong tickets came from the same address: wait a minute")]
     TooMany,
     /// The other node cannot write down who its members are.
-    #[error("it cannot write down its members: see its log")]
+    #[error("the node that invites cannot write down its members: see its log")]
     NotKept,
 }
 

@@ -3,7 +3,12 @@
 use std::sync::Arc;
 
 use super::*;
-use crate::{CloseReason, Invite, TicketRefusal};
+use crate::{
+    CloseReason, Invite, TicketRefusal,
+    connection::code,
+    proof::{MemberKey, Role, Session},
+    stranger::Stranger,
+};
 
 /// An endpoint of a cluster of its own.
 pub(super) async fn founder() -> Endpoint {
@@ -130,6 +135,116 @@ async fn a_forgotten_node_does_not_come_back_with_what_it_has() {
         );
     }
     check_meet(&a, &b).await;
+}
+
+fn code_of(error: &iroh::endpoint::ConnectionError) -> Option<u64> {
+    match error {
+        iroh::endpoint::ConnectionError::ApplicationClosed(close) => Some(close.error_code.into()),
+        _ => None,
+    }
+}
+
+#[tokio::test]
+async fn a_revoked_key_is_told_so_before_it_says_anything() {
+    let (a, lost) = (founder().await, stranger(&[]).await);
+    a.membership().forget(id_of(&lost)).unwrap();
+    for plane in Plane::OF_MEMBERS {
+        let quic = intrude(&lost, &a, plane.alpn()).await.unwrap();
+        let code = code_of(&soon(quic.closed()).await);
+        assert_eq!(code, Some(u64::from(code::REVOKED)));
+    }
+}
+
+#[tokio::test]
+async fn a_key_that_is_revoked_during_its_handshake_does_not_get_in() {
+    let (a, lost) = (founder().await, stranger(&[]).await);
+    let mut roll = a.membership().roll();
+    roll.admit(id_of(&lost));
+    let key = MemberKey::new(roll.secret());
+    let quic = intrude(&lost, &a, Plane::Control.alpn()).await.unwrap();
+    let side = Stranger::new(&quic, Plane::Control);
+    let (mut send, mut receive) = side.open().await.unwrap();
+    let exporter = side.exporter().unwrap();
+    let tag = key.tag(&[7; 32], &exporter);
+    side.send(&mut send, 2, &[&[7; 32], &tag, &[0; 32]]).await.unwrap();
+    let answer = soon(side.receive::<33>(&mut receive, 2, "an answer")).await.unwrap();
+    let [nonce_responder @ .., choice] = answer;
+    assert_eq!(choice, 0);
+    // It has passed the first check, and now it is too late for it.
+    a.membership().forget(id_of(&lost)).unwrap();
+    let session = Session {
+        plane: Plane::Control,
+        initiator: id_of(&lost),
+        responder: a.id(),
+        nonce_initiator: [7; 32],
+        nonce_responder,
+        exporter,
+    };
+    side.prove(&mut send, &session, &key.proof, Role::Initiator).await.unwrap();
+    assert_eq!(code_of(&soon(quic.closed()).await), Some(u64::from(code::REVOKED)));
+    assert!(!a.membership().is_member(id_of(&lost)));
+    let friend = founder().await;
+    join(&friend, &a).await;
+    let (_dialled, accepted) = pair(&friend, &a, Plane::Control).await;
+    assert_eq!(accepted.peer(), friend.id(), "nobody came before");
+}
+
+#[tokio::test]
+async fn a_right_tag_without_a_right_proof_is_worth_nothing() {
+    let (a, guesser) = (founder().await, stranger(&["shoal/control/2"]).await);
+    let key = MemberKey::new(a.membership().roll().secret());
+    let quic = intrude(&guesser, &a, Plane::Control.alpn()).await.unwrap();
+    let side = Stranger::new(&quic, Plane::Control);
+    let (mut send, mut receive) = side.open().await.unwrap();
+    let tag = key.tag(&[7; 32], &side.exporter().unwrap());
+    side.send(&mut send, 2, &[&[7; 32], &tag, &[0; 32]]).await.unwrap();
+    let [.., choice] = soon(side.receive::<33>(&mut receive, 2, "an answer")).await.unwrap();
+    assert_eq!(choice, 0, "the secret was recognised");
+    side.write(&mut send, &[0; 32]).await.unwrap();
+    assert_eq!(code_of(&soon(quic.closed()).await), Some(u64::from(code::WRONG_SECRET)));
+    assert!(soon(receive.read_to_end(100)).await.is_err(), "it proves nothing to a stranger");
+    // The same when it is dialled, with a choice that was offered and with one that was not.
+    for choice in [0, 1, 4, 5, 255] {
+        let (id, addrs) = (id_of(&guesser), addr_of(&guesser));
+        let answer = async {
+            let quic = guesser.accept().await.unwrap().await.unwrap();
+            let side = Stranger::new(&quic, Plane::Control);
+            let (mut send, mut receive) = side.accept().await.unwrap();
+            side.receive::<72>(&mut receive, 2, "a hello").await.unwrap();
+            side.send(&mut send, 2, &[&[8; 32], &[choice]]).await.unwrap();
+            let _ = side.write(&mut send, &[0; 32]).await;
+            code_of(&quic.closed().await)
+        };
+        let dial = a.connect(id, &addrs, Plane::Control);
+        let (dialled, code) = soon(async { tokio::join!(dial, answer) }).await;
+        assert!(matches!(dialled, Err(Error::WrongSecret { .. })), "{choice}: {dialled:?}");
+        assert_eq!(code, Some(u64::from(code::WRONG_SECRET)), "{choice}");
+    }
+    assert_eq!(a.membership().roll().members().collect::<Vec<_>>(), [a.id()]);
+}
+
+#[tokio::test]
+async fn the_newest_common_secret_is_chosen() {
+    let [a, sleeper] = cluster().await;
+    for byte in 1..3 {
+        a.membership().forget(NodeId([byte; 32])).unwrap();
+    }
+    let keys: Vec<_> = a.membership().roll().secrets().map(MemberKey::new).collect();
+    let dialler = stranger(&[]).await;
+    let mut roll = a.membership().roll();
+    roll.admit(id_of(&dialler));
+    a.membership().merge(&roll);
+    let quic = intrude(&dialler, &a, Plane::Control.alpn()).await.unwrap();
+    let side = Stranger::new(&quic, Plane::Control);
+    let (mut send, mut receive) = side.open().await.unwrap();
+    let exporter = side.exporter().unwrap();
+    // The oldest first, the current one last, and two that nobody holds.
+    let tags: Vec<_> = keys.iter().rev().map(|key| key.tag(&[7; 32], &exporter)).collect();
+    let tags = tags.as_flattened();
+    side.send(&mut send, 2, &[&[7; 32], tags, &[0; 16]]).await.unwrap();
+    let [.., choice] = soon(side.receive::<33>(&mut receive, 2, "an answer")).await.unwrap();
+    assert_eq!(usize::from(choice), keys.len() - 1);
+    drop(sleeper);
 }
 
 #[tokio::test]

@@ -84,11 +84,12 @@ async fn a_dialled_stranger_that_reflects_the_proof_is_refused() {
         let quic = mirror.accept().await.unwrap().await.unwrap();
         let (mut send, mut receive) = quic.accept_bi().await.unwrap();
         // The same nonce and the same proof go back: without roles they would be right.
-        let mut message = [0; 33];
-        receive.read_exact(&mut message).await.unwrap();
-        send.write_all(&message).await.unwrap();
-        receive.read_exact(&mut message[..32]).await.unwrap();
-        send.write_all(&message[..32]).await.unwrap();
+        let mut hello = [0; 73];
+        receive.read_exact(&mut hello).await.unwrap();
+        send.write_all(&[&hello[..33], &[0]].concat()).await.unwrap();
+        let mut proof = [0; 32];
+        receive.read_exact(&mut proof).await.unwrap();
+        send.write_all(&proof).await.unwrap();
         application_code(&quic.closed().await)
     };
     let dial = member.connect(id, &addrs, Plane::Control);
