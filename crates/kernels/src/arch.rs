@@ -21,7 +21,10 @@ pub(crate) use avx512::Avx512;
 pub(crate) use scalar::Scalar;
 
 use crate::elementary::{LANES, fold};
-use crate::quant::{N_SUB, SMALL, SUPER};
+use crate::quant::{
+    BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0, N_SUB, SMALL, SUPER, Small,
+    Super,
+};
 
 /// 16 lanes of f32.
 pub(crate) trait Lanes: Copy + Send + Sync {
@@ -65,18 +68,22 @@ pub(crate) trait Lanes: Copy + Send + Sync {
 /// Exact integer arithmetic of quantised blocks, for 16 rows of weights at a time.
 ///
 /// Codes with an offset of 128 use all eight bits; all others are below 64.
-pub(crate) trait Kernel: Lanes {
+pub(crate) trait Kernel:
+    Lanes
+    + DotSmall<BlockQ8_0>
+    + DotSmall<BlockQ4_0>
+    + DotSmall<BlockQ5_0>
+    + DotSuper<BlockQ4K>
+    + DotSuper<BlockQ5K>
+    + DotSuper<BlockQ6K>
+{
     /// Tokens that share a load of weights; as many as there are registers for.
     const TOKENS: usize;
-    /// 16 lanes of i32, one per row.
-    type I: Copy;
-    /// Some lanes of i32 whose sum is the result for one row.
-    type Partial: Copy;
 
     /// What the caller still has to subtract, times the sum of activations, if codes have the given offset.
     fn offset_left(offset: i32) -> i32;
 
-    /// Asks for a cache line; any address will do.
+    /// Asks for a cache line, into the second-level cache; any address will do.
     fn prefetch(self, at: *const u8);
 
     /// All lanes `x`.
@@ -90,21 +97,77 @@ pub(crate) trait Kernel: Lanes {
     /// Rounds to f32, ties to even.
     fn i_to_f32(self, x: Self::I) -> Self::F;
 
-    /// Zero.
-    fn zero(self) -> Self::Partial;
-    /// `a - b`
-    fn sub(self, a: Self::Partial, b: Self::Partial) -> Self::Partial;
-    /// `Σ w * x` over a small block, with codes less `OFFSET - offset_left(OFFSET)`.
-    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> Self::Partial;
-    /// `Σ scale * w * x` over a super-block whose codes are below 64.
-    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> Self::Partial;
-    /// `Σ a * b`
-    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> Self::Partial;
-    /// The sum of the lanes of each.
-    fn fold_partials(self, x: &[Self::Partial; LANES]) -> Self::I;
-
     /// `acc[r] + Σ w[r] * x` over four codes of each row, less `OFFSET - offset_left(OFFSET)`.
     fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I;
     /// `acc[r] + Σ w[r] * x` over two integers of each row.
     fn dot2(self, acc: Self::I, w: &[[i16; 2]; LANES], x: [i16; 2]) -> Self::I;
+}
+
+/// 16 lanes of i32, one per row.
+pub(crate) trait IntLanes: Lanes {
+    /// The 16 lanes.
+    type I: Copy;
+}
+
+/// What a decoding kernel asks memory for while it works: the bytes behind its tile, evenly over the tile's blocks.
+///
+/// Hardware prefetchers do not follow 16 short streams; but the next tile lies directly behind this one, so that it can
+/// be fetched in one sweep. The lines go to the second-level cache: the first has too few places for lines under way to
+/// keep up with memory, and no room for two tiles. A burst of them would hold up the loads behind it.
+#[derive(Clone, Copy)]
+pub(crate) struct Ahead(*const u8);
+
+impl Ahead {
+    /// From an address on; any will do.
+    #[inline(always)]
+    pub(crate) fn new(at: *const u8) -> Self {
+        Self(at)
+    }
+
+    /// Asks for the next `n` bytes.
+    #[inline(always)]
+    pub(crate) fn fetch<K: Kernel>(&mut self, k: K, n: usize) {
+        const LINE: usize = 64;
+        for line in 0..n.div_ceil(LINE) {
+            k.prefetch(self.0.wrapping_add(line * LINE));
+        }
+        self.0 = self.0.wrapping_add(n);
+    }
+}
+
+/// Products with small blocks as they lie in memory.
+///
+/// Implementations ask for as much of `ahead` as they read.
+pub(crate) trait DotSmall<B: Small>: IntLanes {
+    /// `Σ (code - OFFSET) * x` over each of two blocks of 16 rows.
+    fn dot_small_rows(
+        self,
+        rows: &[&[B; 2]; LANES],
+        x: &[[i8; SMALL]; 2],
+        ahead: Ahead,
+    ) -> [Self::I; 2];
+}
+
+/// Products with super-blocks as they lie in memory, with `ahead` as in [`DotSmall`].
+pub(crate) trait DotSuper<B: Super>: IntLanes {
+    /// `Σ scale * (code - OFFSET) * x` and `Σ min * x` over a block of 16 rows. `sums`: of each 16 of `x`
+    fn dot_super_rows(
+        self,
+        rows: &[&B; LANES],
+        x: &[i8; SUPER],
+        sums: &[i16; N_SUB],
+        ahead: Ahead,
+    ) -> SuperDot<Self>;
+}
+
+/// What a super-block of 16 rows adds to their outputs, a row per lane; without minima, `msum` and `dmin` are zero.
+pub(crate) struct SuperDot<L: IntLanes> {
+    /// `Σ scale * (code - OFFSET) * x`
+    pub(crate) isum: L::I,
+    /// `Σ min * x`
+    pub(crate) msum: L::I,
+    /// The scales of the blocks.
+    pub(crate) d: L::F,
+    /// The scales of their minima.
+    pub(crate) dmin: L::F,
 }

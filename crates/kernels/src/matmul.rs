@@ -101,7 +101,7 @@ pub(crate) fn run(isa: Isa, pool: &Pool, jobs: &mut [MatmulJob<'_, '_>], x: &Act
     });
 }
 
-impl Tile<'_> {
+impl<'a> Tile<'a> {
     /// Writes the outputs of token `t`; those beyond the tile's rows are dropped.
     #[inline(always)]
     fn write(&self, t: usize, values: &[f32; LANES]) {
@@ -113,7 +113,7 @@ impl Tile<'_> {
 
     /// The bytes of the tile's rows; where there are fewer than 16, the last is repeated.
     #[inline(always)]
-    fn row_bytes(&self) -> [&[u8]; LANES] {
+    fn row_bytes(&self) -> [&'a [u8]; LANES] {
         let mut rows = [self.w.row(self.rows.start); LANES];
         for (i, row) in rows.iter_mut().enumerate() {
             *row = self.w.row((self.rows.start + i).min(self.rows.end - 1));
@@ -157,9 +157,9 @@ impl Tile<'_> {
         match self.w.weight_type() {
             WeightType::F32 => float::tile::<K, float::F32>(kernel, self),
             WeightType::F16 => float::tile::<K, float::F16>(kernel, self),
-            WeightType::Q8_0 if few => decode::small::<K, BlockQ8_0, 128>(kernel, self),
-            WeightType::Q4_0 if few => decode::small::<K, BlockQ4_0, 8>(kernel, self),
-            WeightType::Q5_0 if few => decode::small::<K, BlockQ5_0, 16>(kernel, self),
+            WeightType::Q8_0 if few => decode::small::<K, BlockQ8_0>(kernel, self),
+            WeightType::Q4_0 if few => decode::small::<K, BlockQ4_0>(kernel, self),
+            WeightType::Q5_0 if few => decode::small::<K, BlockQ5_0>(kernel, self),
             WeightType::Q4K if few => decode::super_::<K, BlockQ4K>(kernel, self),
             WeightType::Q5K if few => decode::super_::<K, BlockQ5K>(kernel, self),
             WeightType::Q6K if few => decode::super_::<K, BlockQ6K>(kernel, self),

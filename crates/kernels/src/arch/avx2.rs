@@ -1,12 +1,13 @@
 //! AVX2, FMA and F16C: x86-64 CPUs since about 2013.
 
+mod decode;
+
 use std::arch::x86_64::*;
 
-use super::{Kernel, Lanes};
+use super::{IntLanes, Kernel, Lanes};
 use crate::elementary::LANES;
 use crate::isa::Op;
 use crate::matmul::Tile;
-use crate::quant::{N_SUB, SMALL, SUPER};
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -40,21 +41,6 @@ impl Avx2 {
         // SAFETY: the token proves the features.
         unsafe { inner(self, tile) }
     }
-}
-
-/// Adds the four lanes of each 128 bits of eight vectors: lane `i` is the sum of `x[i]`.
-#[inline]
-#[target_feature(enable = "avx2")]
-pub(super) fn fold8(x: &[__m256i; 8]) -> __m256i {
-    let ab = _mm256_hadd_epi32(x[0], x[1]);
-    let cd = _mm256_hadd_epi32(x[2], x[3]);
-    let ef = _mm256_hadd_epi32(x[4], x[5]);
-    let gh = _mm256_hadd_epi32(x[6], x[7]);
-    let abcd = _mm256_hadd_epi32(ab, cd);
-    let efgh = _mm256_hadd_epi32(ef, gh);
-    let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
-    let high = _mm256_permute2x128_si256::<0x31>(abcd, efgh);
-    _mm256_add_epi32(low, high)
 }
 
 /// `Σ w * x` of adjacent pairs; `WIDE` codes use all eight bits and have an offset of 128, which this takes off.
@@ -143,10 +129,12 @@ impl Lanes for Avx2 {
     }
 }
 
+impl IntLanes for Avx2 {
+    type I = [__m256i; 2];
+}
+
 impl Kernel for Avx2 {
     const TOKENS: usize = 2;
-    type I = [__m256i; 2];
-    type Partial = __m256i;
 
     #[inline(always)]
     fn offset_left(offset: i32) -> i32 {
@@ -156,7 +144,7 @@ impl Kernel for Avx2 {
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch does not access memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
     #[inline(always)]
@@ -189,70 +177,6 @@ impl Kernel for Avx2 {
     fn i_to_f32(self, x: Self::I) -> Self::F {
         // SAFETY: see above.
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe { _mm256_setzero_si256() }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            let (w, x) =
-                (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-            let products = if OFFSET == 128 { pairs::<true>(w, x) } else { pairs::<false>(w, x) };
-            _mm256_madd_epi16(products, _mm256_set1_epi16(1))
-        }
-    }
-
-    #[inline(always)]
-    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            // The scales of even sub-blocks in the low half, of odd ones in the high half, as i16: the two halves
-            // of a vector of 32 codes are an even and an odd sub-block.
-            let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-            let scales = _mm_shuffle_epi8(_mm_loadu_si128(scales.as_ptr().cast()), split);
-            let scales = _mm256_cvtepi8_epi16(scales);
-            let mut select = _mm256_set1_epi16(0x0100);
-            let mut sum = _mm256_setzero_si256();
-            for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-                let (w, x) =
-                    (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-                // Two products are at most 2 * 63 * 127: no saturation.
-                let products = _mm256_maddubs_epi16(w, x);
-                let scale = _mm256_shuffle_epi8(scales, select);
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
-                select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
-            }
-            sum
-        }
-    }
-
-    #[inline(always)]
-    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            let (a, b) =
-                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
-            _mm256_madd_epi16(a, b)
-        }
-    }
-
-    #[inline(always)]
-    fn fold_partials(self, x: &[Self::Partial; LANES]) -> Self::I {
-        let (low, high) = (x.first_chunk().expect("8 of 16"), x.last_chunk().expect("8 of 16"));
-        // SAFETY: see above.
-        unsafe { [fold8(low), fold8(high)] }
     }
 
     #[inline(always)]

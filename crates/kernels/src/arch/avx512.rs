@@ -1,13 +1,13 @@
 //! AVX-512 with VNNI: Intel since Ice Lake, AMD since Zen 4.
 
+mod decode;
+
 use std::arch::x86_64::*;
 
-use super::avx2::fold8;
-use super::{Kernel, Lanes};
+use super::{IntLanes, Kernel, Lanes};
 use crate::elementary::LANES;
 use crate::isa::Op;
 use crate::matmul::Tile;
-use crate::quant::{N_SUB, SMALL, SUPER};
 
 /// Proof that this CPU has AVX-512 F, BW, VL, DQ and VNNI, and what AVX2 kernels need.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -147,10 +147,12 @@ impl Lanes for Avx512 {
     }
 }
 
+impl IntLanes for Avx512 {
+    type I = __m512i;
+}
+
 impl Kernel for Avx512 {
     const TOKENS: usize = 8;
-    type I = __m512i;
-    type Partial = __m256i;
 
     #[inline(always)]
     fn offset_left(offset: i32) -> i32 {
@@ -160,7 +162,7 @@ impl Kernel for Avx512 {
     #[inline(always)]
     fn prefetch(self, at: *const u8) {
         // SAFETY: see above; a prefetch does not access memory.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(at.cast()) }
+        unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
     #[inline(always)]
@@ -191,69 +193,6 @@ impl Kernel for Avx512 {
     fn i_to_f32(self, x: Self::I) -> Self::F {
         // SAFETY: see above.
         unsafe { _mm512_cvtepi32_ps(x) }
-    }
-
-    #[inline(always)]
-    fn zero(self) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe { _mm256_setzero_si256() }
-    }
-
-    #[inline(always)]
-    fn sub(self, a: Self::Partial, b: Self::Partial) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            let (w, x) =
-                (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-            _mm256_dpbusd_epi32(_mm256_setzero_si256(), w, x)
-        }
-    }
-
-    #[inline(always)]
-    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            // As in AVX2, but the scales' product and the sum are one instruction. Vectors of 64 codes would be no
-            // faster: they are unpacked 32 at a time, and a load that spans two stores must wait for both.
-            let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-            let scales = _mm_shuffle_epi8(_mm_loadu_si128(scales.as_ptr().cast()), split);
-            let scales = _mm256_cvtepi8_epi16(scales);
-            let mut select = _mm256_set1_epi16(0x0100);
-            let mut sum = _mm256_setzero_si256();
-            for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-                let (w, x) =
-                    (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-                // Two products are at most 2 * 63 * 127: no saturation.
-                let products = _mm256_maddubs_epi16(w, x);
-                let scale = _mm256_shuffle_epi8(scales, select);
-                sum = _mm256_dpwssd_epi32(sum, products, scale);
-                select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
-            }
-            sum
-        }
-    }
-
-    #[inline(always)]
-    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> Self::Partial {
-        // SAFETY: see above.
-        unsafe {
-            let (a, b) =
-                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
-            _mm256_madd_epi16(a, b)
-        }
-    }
-
-    #[inline(always)]
-    fn fold_partials(self, x: &[Self::Partial; LANES]) -> Self::I {
-        let (low, high) = (x.first_chunk().expect("8 of 16"), x.last_chunk().expect("8 of 16"));
-        // SAFETY: see above.
-        unsafe { _mm512_inserti64x4::<1>(_mm512_castsi256_si512(fold8(low)), fold8(high)) }
     }
 
     #[inline(always)]

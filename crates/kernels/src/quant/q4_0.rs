@@ -6,8 +6,8 @@ use super::{Block, SMALL, Small};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockQ4_0 {
-    d: [u8; 2],
-    qs: [u8; SMALL / 2],
+    pub(crate) d: [u8; 2],
+    pub(crate) qs: [u8; SMALL / 2],
 }
 
 const _: () = assert!(size_of::<BlockQ4_0>() == 18);

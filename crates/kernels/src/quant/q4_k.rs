@@ -8,10 +8,9 @@ use super::{Block, N_SUB, SUPER, Super};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockQ4K {
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scales: [u8; 12],
-    qs: [u8; SUPER / 2],
+    /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
+    pub(crate) header: [u8; 16],
+    pub(crate) qs: [u8; SUPER / 2],
 }
 
 const _: () = assert!(size_of::<BlockQ4K>() == 144);
@@ -21,11 +20,11 @@ unsafe impl Block for BlockQ4K {}
 
 /// Unpacks the eight 6-bit scales and eight 6-bit minima of Q4_K and Q5_K, one per byte.
 ///
-/// Bytes 0..4 hold scales 0..4 in their low six bits, bytes 4..8 the minima 0..4; bytes 8..12 hold the low four bits of scales
+/// After the four bytes of `d` and `dmin`, bytes 0..4 hold scales 0..4 in their low six bits, bytes 4..8 the minima 0..4; bytes 8..12 hold the low four bits of scales
 /// 4..8 (low nibble) and minima 4..8 (high nibble), whose upper two bits are the top bits of bytes 0..4 and 4..8.
 #[inline(always)]
-pub(super) fn unpack_scales_and_mins(packed: &[u8; 12]) -> ([u8; 8], [u8; 8]) {
-    let [a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *packed;
+pub(super) fn unpack_scales_and_mins(header: &[u8; 16]) -> ([u8; 8], [u8; 8]) {
+    let [_, _, _, _, a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *header;
     let a = u32::from_le_bytes([a0, a1, a2, a3]);
     let b = u32::from_le_bytes([b0, b1, b2, b3]);
     let c = u32::from_le_bytes([c0, c1, c2, c3]);
@@ -66,12 +65,12 @@ impl Super for BlockQ4K {
 
     #[inline(always)]
     fn d(&self) -> u16 {
-        u16::from_le_bytes(self.d)
+        u16::from_le_bytes([self.header[0], self.header[1]])
     }
 
     #[inline(always)]
     fn dmin(&self) -> u16 {
-        u16::from_le_bytes(self.dmin)
+        u16::from_le_bytes([self.header[2], self.header[3]])
     }
 
     #[inline(always)]
@@ -81,11 +80,11 @@ impl Super for BlockQ4K {
 
     #[inline(always)]
     fn scales(&self) -> [i8; N_SUB] {
-        twice(unpack_scales_and_mins(&self.scales).0).map(u8::cast_signed)
+        twice(unpack_scales_and_mins(&self.header).0).map(u8::cast_signed)
     }
 
     #[inline(always)]
     fn mins(&self) -> [u8; N_SUB] {
-        twice(unpack_scales_and_mins(&self.scales).1)
+        twice(unpack_scales_and_mins(&self.header).1)
     }
 }

@@ -6,9 +6,9 @@ use super::{Block, SMALL, Small};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockQ5_0 {
-    d: [u8; 2],
-    qh: [u8; 4],
-    qs: [u8; SMALL / 2],
+    pub(crate) d: [u8; 2],
+    pub(crate) qh: [u8; 4],
+    pub(crate) qs: [u8; SMALL / 2],
 }
 
 const _: () = assert!(size_of::<BlockQ5_0>() == 22);

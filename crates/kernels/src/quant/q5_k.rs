@@ -9,11 +9,10 @@ use super::{Block, N_SUB, SUPER, Super};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockQ5K {
-    d: [u8; 2],
-    dmin: [u8; 2],
-    scales: [u8; 12],
-    qh: [u8; 32],
-    qs: [u8; SUPER / 2],
+    /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
+    pub(crate) header: [u8; 16],
+    pub(crate) qh: [u8; 32],
+    pub(crate) qs: [u8; SUPER / 2],
 }
 
 const _: () = assert!(size_of::<BlockQ5K>() == 176);
@@ -28,12 +27,12 @@ impl Super for BlockQ5K {
 
     #[inline(always)]
     fn d(&self) -> u16 {
-        u16::from_le_bytes(self.d)
+        u16::from_le_bytes([self.header[0], self.header[1]])
     }
 
     #[inline(always)]
     fn dmin(&self) -> u16 {
-        u16::from_le_bytes(self.dmin)
+        u16::from_le_bytes([self.header[2], self.header[3]])
     }
 
     #[inline(always)]
@@ -49,11 +48,11 @@ impl Super for BlockQ5K {
 
     #[inline(always)]
     fn scales(&self) -> [i8; N_SUB] {
-        twice(unpack_scales_and_mins(&self.scales).0).map(u8::cast_signed)
+        twice(unpack_scales_and_mins(&self.header).0).map(u8::cast_signed)
     }
 
     #[inline(always)]
     fn mins(&self) -> [u8; N_SUB] {
-        twice(unpack_scales_and_mins(&self.scales).1)
+        twice(unpack_scales_and_mins(&self.header).1)
     }
 }

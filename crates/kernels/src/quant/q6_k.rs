@@ -10,10 +10,10 @@ use super::{Block, N_SUB, SUPER, Super};
 #[derive(Clone, Copy)]
 #[repr(C)]
 pub(crate) struct BlockQ6K {
-    ql: [u8; SUPER / 2],
-    qh: [u8; SUPER / 4],
-    scales: [i8; N_SUB],
-    d: [u8; 2],
+    pub(crate) ql: [u8; SUPER / 2],
+    pub(crate) qh: [u8; SUPER / 4],
+    pub(crate) scales: [i8; N_SUB],
+    pub(crate) d: [u8; 2],
 }
 
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
