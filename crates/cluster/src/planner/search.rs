@@ -12,7 +12,8 @@
 //! eight.
 //!
 //! On random clusters of nine to eleven nodes (tests) a placement was found for each number of nodes for which there is one;
-//! the best was always the one of least time, and the slowest stage was on average within 1 %, at worst 15 %, of the lowest.
+//! the best was always the one of least time, and the slowest stage was within 3 % of the lowest on 19 clusters of 20, at
+//! worst 15 % above it.
 
 use super::{
     EXACT_NODES, Objective,
