@@ -104,6 +104,7 @@ async fn ping(connection: &Connection) -> Result<Vec<Duration>, Error> {
             tokens: vec![0],
             activations: vec![0.5; N_EMBD],
             sampling: None,
+            timings: Vec::new(),
         };
         let frame = Frame { key, body: Body::Step(step) };
         let start = Instant::now();

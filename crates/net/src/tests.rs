@@ -150,6 +150,7 @@ fn step(position: u32, n_tokens: usize, n_embd: usize) -> Frame {
             tokens: (0..n_tokens as u32).collect(),
             activations: (0..n_tokens * n_embd).map(value).collect(),
             sampling: None,
+            timings: Vec::new(),
         }),
     }
 }

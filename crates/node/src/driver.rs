@@ -161,7 +161,7 @@ impl Driver {
             self.heard = Instant::now();
             self.resend_at = self.heard + RESEND_MIN;
             match body {
-                Body::Done { position, token } => {
+                Body::Done { position, token, .. } => {
                     self.in_flight.retain(|&end| end > position as usize);
                     self.n_settled = self.n_settled.max(position as usize);
                     let Some(token) = token else { continue };
@@ -250,6 +250,7 @@ impl Driver {
                 tokens: self.log[self.n_sent..end].to_vec(),
                 activations: Vec::new(),
                 sampling: is_last.then(|| self.job.request.sampling.clone()),
+                timings: Vec::new(),
             };
             let first = self.job.instance.placement.stages[0].node;
             self.ctx.router.send(first, self.frame(Body::Step(step))).await;

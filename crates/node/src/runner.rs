@@ -7,13 +7,17 @@
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
 use shoal_engine::{Compute, Model, Segment, Sequence, Shard};
 use shoal_proto::{
     NodeId, SequenceId,
     control::InstanceRecord,
-    frame::{Body, EMPTY_PREFIX_HASH, Frame, FrameKey, Step, extend_prefix_hash, prefix_hash},
+    frame::{
+        Body, EMPTY_PREFIX_HASH, Frame, FrameKey, MAX_TIMINGS, StageTiming, Step,
+        extend_prefix_hash, prefix_hash,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
@@ -62,7 +66,18 @@ pub(crate) struct Outgoing {
 /// The way to a runner. When the last clone is dropped the runner ends and frees everything.
 #[derive(Debug, Clone)]
 pub(crate) struct RunnerHandle {
-    inbox: mpsc::Sender<Input>,
+    inbox: mpsc::Sender<Arrived>,
+}
+
+/// An input and when it reached the runner.
+type Arrived = (Instant, Input);
+
+/// A step in a batch.
+#[derive(Debug)]
+struct Waiting {
+    arrived: Instant,
+    key: FrameKey,
+    step: Step,
 }
 
 impl RunnerHandle {
@@ -97,7 +112,7 @@ impl RunnerHandle {
 
     /// Hands an input over. `false` if the runner is dead.
     pub(crate) async fn send(&self, input: Input) -> bool {
-        self.inbox.send(input).await.is_ok()
+        self.inbox.send((Instant::now(), input)).await.is_ok()
     }
 }
 
@@ -140,7 +155,7 @@ impl Runner {
         })
     }
 
-    fn run(mut self, mut inputs: mpsc::Receiver<Input>) {
+    fn run(mut self, mut inputs: mpsc::Receiver<Arrived>) {
         let mut waiting = VecDeque::new();
         loop {
             if waiting.is_empty() {
@@ -162,25 +177,26 @@ impl Runner {
 
     /// Takes the steps that can be computed together from the front of the queue, and carries out what is no step. A second
     /// step of one sequence waits for the next batch.
-    fn next_batch(&mut self, waiting: &mut VecDeque<Input>) -> Vec<(FrameKey, Step)> {
-        let mut batch: Vec<(FrameKey, Step)> = Vec::new();
+    fn next_batch(&mut self, waiting: &mut VecDeque<Arrived>) -> Vec<Waiting> {
+        let mut batch: Vec<Waiting> = Vec::new();
         let mut n_rows = 0;
-        while let Some(input) = waiting.pop_front() {
+        while let Some((arrived, input)) = waiting.pop_front() {
             match input {
                 Input::Frame(Frame { key, body: Body::Step(step) }) => {
-                    let again = batch.iter().any(|(other, _)| held_key(other) == held_key(&key));
+                    let again = batch.iter().any(|other| held_key(&other.key) == held_key(&key));
                     let full = n_rows > 0 && n_rows + step.tokens.len() > BATCH_ROWS_MAX;
                     if again || full {
                         let frame = Frame { key, body: Body::Step(step) };
-                        waiting.push_front(Input::Frame(frame));
+                        waiting.push_front((arrived, Input::Frame(frame)));
                         break;
                     }
                     n_rows += step.tokens.len();
-                    batch.push((key, step));
+                    batch.push(Waiting { arrived, key, step });
                 }
                 Input::Frame(Frame { key, body: Body::Close }) => {
-                    if batch.iter().any(|(other, _)| held_key(other) == held_key(&key)) {
-                        waiting.push_front(Input::Frame(Frame { key, body: Body::Close }));
+                    if batch.iter().any(|other| held_key(&other.key) == held_key(&key)) {
+                        let frame = Frame { key, body: Body::Close };
+                        waiting.push_front((arrived, Input::Frame(frame)));
                         break;
                     }
                     self.sequences.remove(&held_key(&key));
@@ -196,12 +212,13 @@ impl Runner {
     }
 
     /// Computes a batch and sends what comes of it. `false` if nobody listens any more.
-    fn compute_batch(&mut self, batch: Vec<(FrameKey, Step)>) -> bool {
+    fn compute_batch(&mut self, batch: Vec<Waiting>) -> bool {
         let mut ready = Vec::with_capacity(batch.len());
-        for (key, step) in batch {
-            match self.take_sequence(&key, &step) {
-                Ok(held) => ready.push((key, step, held)),
+        for waiting in batch {
+            match self.take_sequence(&waiting.key, &waiting.step) {
+                Ok(held) => ready.push((waiting, held)),
                 Err(body) => {
+                    let key = waiting.key;
                     if !self.send(key.driver, Frame { key, body }) {
                         return false;
                     }
@@ -213,22 +230,23 @@ impl Runner {
         }
         let mut segments: Vec<Segment<'_>> = ready
             .iter_mut()
-            .map(|(_, step, held)| Segment {
+            .map(|(Waiting { step, .. }, held)| Segment {
                 sequence: &mut held.sequence,
                 tokens: &step.tokens,
                 activations: &step.activations,
                 want_logits: step.sampling.is_some(),
             })
             .collect();
+        let began = Instant::now();
         let frames = match self.shard.forward(&self.compute, &mut segments) {
             Ok(output) => {
                 let (rows, logits) = (output.activations.to_vec(), output.logits.to_vec());
-                self.results(&mut ready, &rows, logits)
+                self.results(&mut ready, &rows, logits, began)
             }
             Err(error) => {
                 let message = format!("layers {}: {error}", self.shard.layers());
                 warn!(%message, "step failed");
-                let failed = |(key, ..): &(FrameKey, Step, Held)| {
+                let failed = |(Waiting { key, .. }, _): &(Waiting, Held)| {
                     (
                         key.driver,
                         Frame { key: *key, body: Body::Failed { message: message.clone() } },
@@ -237,8 +255,8 @@ impl Runner {
                 ready.iter().map(failed).collect()
             }
         };
-        for (key, _, held) in ready {
-            self.sequences.insert(held_key(&key), held);
+        for (waiting, held) in ready {
+            self.sequences.insert(held_key(&waiting.key), held);
         }
         frames.into_iter().all(|(to, frame)| self.send(to, frame))
     }
@@ -246,28 +264,42 @@ impl Runner {
     /// Turns a batch's output into frames: for the next stage, or from the last one to the drivers.
     fn results(
         &self,
-        ready: &mut [(FrameKey, Step, Held)],
+        ready: &mut [(Waiting, Held)],
         rows: &[f32],
         mut logits: Vec<f32>,
+        began: Instant,
     ) -> Vec<(NodeId, Frame)> {
         let hparams = self.shard.hparams();
         let (n_embd, n_vocab) = (hparams.n_embd, hparams.n_vocab);
+        let n_rows = ready.iter().map(|(waiting, _)| waiting.step.tokens.len()).sum();
         let (mut row, mut wanted) = (0, 0);
         let mut frames = Vec::with_capacity(ready.len());
-        for (key, step, held) in ready {
+        for (Waiting { arrived, key, step }, held) in ready {
             let n_tokens = step.tokens.len();
             held.hash = extend_prefix_hash(held.hash, &step.tokens);
             let position = step.position + u32::try_from(n_tokens).expect("a bounded step");
+            // The step is done with here: what it owns goes on to the next frame.
+            let mut timings = std::mem::take(&mut step.timings);
             let frame = if let Some(next) = self.next {
                 let activations = rows[row * n_embd..(row + n_tokens) * n_embd].to_vec();
-                (next, Body::Step(Step { activations, ..step.clone() }))
+                pass(&mut timings, *arrived, began, n_rows);
+                let step = Step {
+                    position: step.position,
+                    prefix_hash: step.prefix_hash,
+                    tokens: std::mem::take(&mut step.tokens),
+                    activations,
+                    sampling: step.sampling.take(),
+                    timings,
+                };
+                (next, Body::Step(step))
             } else {
                 let token = step.sampling.as_ref().map(|params| {
                     let logits = &mut logits[wanted * n_vocab..(wanted + 1) * n_vocab];
                     shoal_engine::sample(logits, params, held.sequence.tokens())
                 });
                 wanted += usize::from(token.is_some());
-                (key.driver, Body::Done { position, token })
+                pass(&mut timings, *arrived, began, n_rows);
+                (key.driver, Body::Done { position, token, timings })
             };
             row += n_tokens;
             frames.push((frame.0, Frame { key: *key, body: frame.1 }));
@@ -318,4 +350,21 @@ impl Runner {
     fn send(&self, to: NodeId, frame: Frame) -> bool {
         self.outbox.blocking_send(Outgoing { to, frame }).is_ok()
     }
+}
+
+/// Adds what this stage took for a step to what the stages before it took.
+fn pass(timings: &mut Vec<StageTiming>, arrived: Instant, began: Instant, n_rows: usize) {
+    // Nobody can do anything with the timings of more stages than there are layers in a model.
+    if timings.len() < MAX_TIMINGS {
+        timings.push(StageTiming {
+            queued_us: micros(began.saturating_duration_since(arrived)),
+            compute_us: micros(began.elapsed()),
+            n_rows: u32::try_from(n_rows).unwrap_or(u32::MAX),
+        });
+    }
+}
+
+/// A duration in microseconds; everything from 71 minutes on is the longest.
+fn micros(duration: Duration) -> u32 {
+    u32::try_from(duration.as_micros()).unwrap_or(u32::MAX)
 }

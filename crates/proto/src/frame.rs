@@ -4,9 +4,10 @@
 //!
 //! | offset | type | field |
 //! |--:|---|---|
-//! | 0 | `[u8; 4]` | magic `SHF1` |
+//! | 0 | `[u8; 4]` | magic `SHF2` |
 //! | 4 | u8 | kind |
-//! | 5 | `[u8; 3]` | zero |
+//! | 5 | u8 | n_timings: stages that the step has passed |
+//! | 6 | `[u8; 2]` | zero |
 //! | 8 | u64 | instance |
 //! | 16 | u64 | epoch |
 //! | 24 | u64 | sequence |
@@ -17,12 +18,15 @@
 //! | 76 | u32 | n_extra: bytes of the extra part |
 //! | 80 | u64 | prefix hash |
 //! | 88 | u64 | zero |
-//! | 96 | | `[n_tokens]` u32, `[n_tokens, n_embd]` f32, `[n_extra]` bytes |
+//! | 96 | | `[n_tokens]` u32, `[n_tokens, n_embd]` f32, `[n_timings, 3]` u32, `[n_extra]` bytes |
 //!
 //! [`decode_header`] bounds every length before a byte of payload is read, so a hostile header cannot make a node allocate
 //! more than [`MAX_PAYLOAD_BYTES`]. A step that names a position is a `sync`: each stage checks that what it holds of the
 //! sequence reaches that position with the same tokens ([`prefix_hash`]), drops what lies beyond, and appends; a stage that
 //! cannot says so with [`Body::Gap`], and the driver starts again from there. Prefix reuse and recovery are this one path.
+//!
+//! A step gathers the [`StageTiming`] of every stage that it passes, and its `Done` brings them to the driver. They are
+//! differences on each node's own clock, so that no clocks need to agree; what is left of the round trip is the network's.
 
 use crate::{Epoch, InstanceId, NodeId, SamplingParams, SequenceId, TokenId};
 
@@ -37,7 +41,11 @@ pub const MAX_EXTRA_BYTES: usize = 64 * 1024;
 /// Largest payload in bytes. A full chunk of the widest model does not fit; the driver cuts chunks to fit.
 pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 
-const MAGIC: [u8; 4] = *b"SHF1";
+/// Most stages whose timings a step carries; the timings of stages beyond are left out.
+pub const MAX_TIMINGS: usize = 64;
+
+const TIMING_BYTES: usize = 12;
+const MAGIC: [u8; 4] = *b"SHF2";
 
 /// Which timeline a frame belongs to, and under which placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -72,6 +80,8 @@ pub enum Body {
         position: u32,
         /// The token sampled for that position.
         token: Option<TokenId>,
+        /// What the stages took for the step, in the order of the stages; at most [`MAX_TIMINGS`].
+        timings: Vec<StageTiming>,
     },
     /// Stage → driver: the stage holds only the first `have` tokens of what a step built upon.
     Gap {
@@ -100,6 +110,19 @@ pub struct Step {
     pub activations: Vec<f32>,
     /// How to sample the token that follows the last one; `None` while a prompt is not complete.
     pub sampling: Option<SamplingParams>,
+    /// What the stages before took for the step, in their order; at most [`MAX_TIMINGS`].
+    pub timings: Vec<StageTiming>,
+}
+
+/// What one stage took for a step, by that node's monotonic clock.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StageTiming {
+    /// From when the step reached the node until its batch began, in microseconds.
+    pub queued_us: u32,
+    /// From when its batch began until the step's result was there, in microseconds.
+    pub compute_us: u32,
+    /// Rows of that batch, those of other steps included.
+    pub n_rows: u32,
 }
 
 /// A frame that breaks the protocol.
@@ -151,6 +174,7 @@ pub struct Header {
     position: u32,
     n_tokens: usize,
     n_embd: usize,
+    n_timings: usize,
     n_extra: usize,
     prefix_hash: u64,
 }
@@ -166,7 +190,7 @@ mod kind {
 impl Header {
     /// Length of the payload in bytes, at most [`MAX_PAYLOAD_BYTES`].
     pub fn payload_bytes(&self) -> usize {
-        self.n_tokens * 4 * (1 + self.n_embd) + self.n_extra
+        self.n_tokens * 4 * (1 + self.n_embd) + self.n_timings * TIMING_BYTES + self.n_extra
     }
 }
 
@@ -191,7 +215,7 @@ impl Frame {
     /// Encodes the frame, header and payload.
     ///
     /// # Panics
-    /// If a step holds more tokens or wider activations than the bounds allow, or activations of another shape than
+    /// If a frame holds more tokens or timings or wider activations than the bounds allow, or activations of another shape than
     /// `[n_tokens, n_embd]`: the sender's mistake.
     pub fn encode(&self) -> Vec<u8> {
         let none = |kind, position| (kind, position, 0, &[][..], &[][..], Vec::new());
@@ -210,7 +234,7 @@ impl Frame {
                 let (tokens, activations) = (&step.tokens[..], &step.activations[..]);
                 (kind::STEP, step.position, step.prefix_hash, tokens, activations, extra)
             }
-            Body::Done { position, token } => {
+            Body::Done { position, token, .. } => {
                 (kind::DONE, *position, 0, token.as_slice(), &[][..], Vec::new())
             }
             Body::Gap { have } => none(kind::GAP, *have),
@@ -220,13 +244,20 @@ impl Frame {
             }
             Body::Close => none(kind::CLOSE, 0),
         };
+        let timings: &[StageTiming] = match &self.body {
+            Body::Step(Step { timings, .. }) | Body::Done { timings, .. } => timings,
+            _ => &[],
+        };
         let n_embd = activations.len().checked_div(tokens.len()).unwrap_or(0);
         assert_eq!(activations.len(), n_embd * tokens.len(), "activations are [n_tokens, n_embd]");
         assert!(tokens.len() <= MAX_STEP_TOKENS && n_embd <= MAX_EMBD, "a step within the bounds");
-        let mut bytes =
-            Vec::with_capacity(HEADER_BYTES + tokens.len() * 4 * (1 + n_embd) + extra.len());
+        assert!(timings.len() <= MAX_TIMINGS, "timings of at most {MAX_TIMINGS} stages");
+        let n_timings = u8::try_from(timings.len()).expect("bounded above");
+        let n_payload =
+            tokens.len() * 4 * (1 + n_embd) + timings.len() * TIMING_BYTES + extra.len();
+        let mut bytes = Vec::with_capacity(HEADER_BYTES + n_payload);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&[kind, 0, 0, 0]);
+        bytes.extend_from_slice(&[kind, n_timings, 0, 0]);
         for id in [self.key.instance.0, self.key.epoch.0, self.key.sequence.0] {
             bytes.extend_from_slice(&id.to_le_bytes());
         }
@@ -239,6 +270,11 @@ impl Frame {
         bytes.extend_from_slice(&[0; 8]);
         tokens.iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
         activations.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
+        for timing in timings {
+            for value in [timing.queued_us, timing.compute_us, timing.n_rows] {
+                bytes.extend_from_slice(&value.to_le_bytes());
+            }
+        }
         bytes.extend_from_slice(&extra);
         bytes
     }
@@ -263,7 +299,7 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     let unused_hash = if kind == kind::STEP { 0 } else { u64_at(80) };
     let unused_position = if matches!(kind, kind::FAILED | kind::CLOSE) { u32_at(64) } else { 0 };
     let reserved =
-        u64::from(u32_at(4) >> 8) | u64_at(88) | unused_hash | u64::from(unused_position);
+        u64::from(u32_at(4) >> 16) | u64_at(88) | unused_hash | u64::from(unused_position);
     let [n_tokens, n_embd, n_extra] = [68, 72, 76].map(u32_at);
     let tokens_expected = match kind {
         kind::STEP => (1..=MAX_STEP_TOKENS, "1 to 512"),
@@ -272,6 +308,8 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     };
     let embd_max = if kind == kind::STEP { MAX_EMBD } else { 0 };
     let extra_max = if matches!(kind, kind::STEP | kind::FAILED) { MAX_EXTRA_BYTES } else { 0 };
+    let timings_max = if matches!(kind, kind::STEP | kind::DONE) { MAX_TIMINGS } else { 0 };
+    let n_timings = usize::from(bytes[5]);
     let field = |field, expected, got| FrameError::Field { field, expected, got };
     if reserved != 0 {
         return Err(field("reserved", "0", reserved));
@@ -280,6 +318,10 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
         (n_tokens as usize, n_embd as usize, n_extra as usize);
     if !tokens_expected.0.contains(&n_tokens_usize) {
         return Err(field("n_tokens", tokens_expected.1, n_tokens.into()));
+    }
+    if n_timings > timings_max {
+        let expected = "at most 64, and 0 unless a step or its end";
+        return Err(field("n_timings", expected, bytes[5].into()));
     }
     if n_embd_usize > embd_max {
         return Err(field("n_embd", "at most 32768, and 0 unless a step", n_embd.into()));
@@ -302,6 +344,7 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
         position: u32_at(64),
         n_tokens: n_tokens_usize,
         n_embd: n_embd_usize,
+        n_timings,
         n_extra: n_extra_usize,
         prefix_hash: u64_at(80),
     };
@@ -320,10 +363,12 @@ pub fn decode_payload(header: &Header, payload: &[u8]) -> Result<Frame, FrameErr
         return Err(FrameError::Length { expected: header.payload_bytes(), got: payload.len() });
     }
     let (tokens, rest) = payload.split_at(header.n_tokens * 4);
-    let (activations, extra) = rest.split_at(header.n_tokens * header.n_embd * 4);
+    let (activations, rest) = rest.split_at(header.n_tokens * header.n_embd * 4);
+    let (timings, extra) = rest.split_at(header.n_timings * TIMING_BYTES);
+    let timings = timings.as_chunks::<TIMING_BYTES>().0.iter().map(decode_timing).collect();
     let mut tokens = tokens.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
     let body = match header.kind {
-        kind::DONE => Body::Done { position: header.position, token: tokens.next() },
+        kind::DONE => Body::Done { position: header.position, token: tokens.next(), timings },
         kind::GAP => Body::Gap { have: header.position },
         kind::FAILED => Body::Failed {
             message: String::from_utf8(extra.to_vec())
@@ -336,9 +381,15 @@ pub fn decode_payload(header: &Header, payload: &[u8]) -> Result<Frame, FrameErr
             tokens: tokens.collect(),
             activations: activations.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             sampling: decode_sampling(extra)?,
+            timings,
         }),
     };
     Ok(Frame { key: header.key, body })
+}
+
+fn decode_timing(bytes: &[u8; TIMING_BYTES]) -> StageTiming {
+    let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
+    StageTiming { queued_us: u32_at(0), compute_us: u32_at(4), n_rows: u32_at(8) }
 }
 
 fn decode_sampling(extra: &[u8]) -> Result<Option<SamplingParams>, FrameError> {

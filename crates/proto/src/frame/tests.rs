@@ -30,13 +30,14 @@ fn the_bytes_of_a_step_are_frozen() {
         tokens: vec![7, 8],
         activations: vec![1.0, -2.0],
         sampling: Some(SamplingParams { seed: 42, ..SamplingParams::default() }),
+        timings: vec![StageTiming { queued_us: 0x0102_0304, compute_us: 1000, n_rows: 2 }],
     };
     let bytes = Frame { key: key(), body: Body::Step(step) }.encode();
     let expected = concat!(
-        "53484631010000008877665544332211030000000000000009000000000000",
+        "53484632010100008877665544332211030000000000000009000000000000",
         "00abababababababababababababababababababababababababababababababab",
         "05000000020000000100000013000000649553afffce16190000000000000000",
-        "07000000080000000000803f000000c03333333f000000803f000000000000803f402a",
+        "07000000080000000000803f000000c004030201e8030000020000003333333f000000803f000000000000803f402a",
     );
     assert_eq!(hex(&bytes), expected);
 }
@@ -49,11 +50,13 @@ fn every_kind_survives_the_wire() {
         tokens: vec![1; MAX_STEP_TOKENS],
         activations: vec![0.5; MAX_STEP_TOKENS * 8],
         sampling: None,
+        timings: Vec::new(),
     };
+    let most = vec![StageTiming { queued_us: u32::MAX, compute_us: 2, n_rows: 3 }; MAX_TIMINGS];
     for body in [
         Body::Step(step),
-        Body::Done { position: 4, token: Some(17) },
-        Body::Done { position: 4, token: None },
+        Body::Done { position: 4, token: Some(17), timings: most },
+        Body::Done { position: 4, token: None, timings: Vec::new() },
         Body::Gap { have: 12 },
         Body::Failed { message: "shard 0..3: out of memory".into() },
         Body::Close,
@@ -74,10 +77,27 @@ fn a_header_cannot_announce_more_than_the_bounds() {
 }
 
 #[test]
+fn refuses_timings_that_do_not_belong() {
+    let done = Body::Done { position: 4, token: None, timings: Vec::new() };
+    for (body, n_timings, refused) in
+        [(Body::Close, 1, true), (done.clone(), 64, false), (done.clone(), 65, true)]
+    {
+        let mut bytes = Frame { key: key(), body }.encode();
+        bytes[5] = n_timings;
+        let header = bytes.first_chunk().expect("a whole header");
+        assert_eq!(decode_header(header).is_err(), refused, "{n_timings} timings");
+    }
+    let mut bytes = Frame { key: key(), body: done }.encode();
+    bytes[5] = 2;
+    let error = decode(&bytes).expect_err("no timings follow");
+    assert_eq!(error.to_string(), "frame payload: expected 24 bytes, got 0");
+}
+
+#[test]
 fn refuses_a_frame_of_another_protocol() {
     assert_eq!(
         decode(&[0; HEADER_BYTES]).expect_err("zeros").to_string(),
-        "frame magic: expected [53, 48, 46, 31], got [00, 00, 00, 00]"
+        "frame magic: expected [53, 48, 46, 32], got [00, 00, 00, 00]"
     );
 }
 
@@ -90,7 +110,8 @@ proptest! {
         if plausible {
             bytes[..4].copy_from_slice(&MAGIC);
             bytes[4] = bytes[4] % 5 + 1;
-            bytes[5..8].fill(0);
+            bytes[5] %= 4;
+            bytes[6..8].fill(0);
             bytes[69..72].fill(0);
             bytes[73..76].fill(0);
             bytes[77..80].fill(0);
@@ -101,7 +122,7 @@ proptest! {
 
     #[test]
     fn a_flipped_byte_is_an_error_or_another_valid_frame(at in 0usize..HEADER_BYTES + 8, with in any::<u8>()) {
-        let body = Body::Done { position: 1, token: Some(2) };
+        let body = Body::Done { position: 1, token: Some(2), timings: vec![StageTiming::default()] };
         let mut bytes = Frame { key: key(), body }.encode();
         let at = at.min(bytes.len() - 1);
         bytes[at] ^= with;
