@@ -240,8 +240,8 @@ impl State {
 
     /// The instances, with those that were dropped within the last hour: what a peer is told, and what is worth keeping over a
     /// restart.
-    pub fn instances_and_tombstones(&self, now: Time) -> impl Iterator<Item = &InstanceRecord> {
-        self.instances.told(self.clock.at(now))
+    pub fn instances_and_tombstones(&self) -> impl Iterator<Item = &InstanceRecord> {
+        self.instances.told(self.clock.last())
     }
 
     /// The newest record of an instance, which may say that it was dropped.

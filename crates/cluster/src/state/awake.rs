@@ -19,6 +19,11 @@ pub(super) struct AwakeClock {
 }
 
 impl AwakeClock {
+    /// The time awake when somebody last looked.
+    pub(super) fn last(&self) -> Time {
+        self.seen.unwrap_or_default().saturating_sub(self.slept)
+    }
+
     /// The time awake at `now`.
     pub(super) fn at(&self, now: Time) -> Time {
         now.saturating_sub(self.slept + self.sleep(now))

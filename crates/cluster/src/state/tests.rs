@@ -243,6 +243,26 @@ fn a_peer_that_ends_every_connection_is_dialled_ever_less() {
 }
 
 #[test]
+fn a_connection_that_lasted_ends_the_long_pauses() {
+    let mut state = State::new(id(1), 7, Timing::default());
+    state.apply(Event::Record(record(2, 1)), ms(0));
+    for _ in 0..20 {
+        state.apply(Event::DialFailed(id(2)), ms(0));
+    }
+    state.apply(Event::Connected(id(2)), ms(0));
+    for at in (0..3000).step_by(200) {
+        state.plan(ms(at));
+        state.apply(Event::Heard(id(2)), ms(at));
+    }
+    state.apply(Event::DialFailed(id(2)), ms(3000));
+    state.apply(Event::Disconnected { node: id(2), certain: false }, ms(3000));
+    assert!(matches!(state.plan(ms(3000)).as_slice(), [Action::Dial { .. }]));
+    state.apply(Event::DialFailed(id(2)), ms(3100));
+    assert_eq!(state.plan(ms(3349)), []);
+    assert!(matches!(state.plan(ms(3350)).as_slice(), [Action::Dial { .. }]));
+}
+
+#[test]
 fn differences_are_exchanged_at_once_and_then_ever_less() {
     let mut state = connected_state();
     let same = state.instances_digest();

@@ -105,7 +105,7 @@ impl Node {
             froze_at: 0,
             frozen_until: 0,
             clock_lag: 0,
-            clock_pauses: node % 2 == 0,
+            clock_pauses: node.is_multiple_of(2),
             wall_ahead: 0,
             port,
             life: 0,
@@ -149,8 +149,7 @@ impl World {
         let it = &mut self.nodes[node];
         let peers: Vec<NodeRecord> =
             it.state.members().map(|member| member.record.clone()).collect();
-        let instances: Vec<InstanceRecord> =
-            it.state.instances_and_tombstones(it.clock(now)).cloned().collect();
+        let instances: Vec<InstanceRecord> = it.state.instances_and_tombstones().cloned().collect();
         it.life += 1;
         it.is_running = true;
         (it.froze_at, it.frozen_until) = (0, 0);
@@ -265,7 +264,7 @@ impl World {
         Arc::new(Hello {
             record: it.record.clone(),
             peers: it.state.members().map(|member| member.record.clone()).collect(),
-            instances: it.state.instances_and_tombstones(it.clock(self.now)).cloned().collect(),
+            instances: it.state.instances_and_tombstones().cloned().collect(),
             left: it.left.iter().copied().collect(),
         })
     }

@@ -148,7 +148,7 @@ impl World {
         let (now, at) = (self.now, self.nodes[node].clock(self.now));
         let state = &self.nodes[node].state;
         assert!(state.members().count() < n, "members that do not exist");
-        assert!(state.instances_and_tombstones(at).count() <= self.ledger.n_placed);
+        assert!(state.instances_and_tombstones().count() <= self.ledger.n_placed);
         assert!(self.nodes[node].open.len() <= 16 * n, "connections pile up");
         assert!(self.n_in_flight() <= 100 * n * n + 1000, "{} in flight", self.n_in_flight());
         let ids = state.members().map(|member| member.record.id);

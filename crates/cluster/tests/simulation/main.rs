@@ -21,7 +21,7 @@ mod trouble;
 mod world;
 
 /// Seeds of one run, unless told otherwise: a minute on two cores.
-const SEEDS: u64 = 2_000;
+const SEEDS: u64 = 1_500;
 
 /// What all seeds together did.
 #[derive(Debug, Default)]
