@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use shoal_node::{
-    Error, Event, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry, Node,
-    NodeStatus, Offer, PlaceRequest,
+    Error, Event, Finding, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry,
+    Node, NodeStatus, Offer, PlaceRequest, PlanReport,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
@@ -34,7 +34,13 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
         request: PlaceRequest,
     ) -> impl Future<Output = Result<InstanceStatus, Error>> + Send;
     fn unplace(&self, instance: InstanceId) -> impl Future<Output = Result<(), Error>> + Send;
+    fn plan(&self, request: PlaceRequest)
+    -> impl Future<Output = Result<PlanReport, Error>> + Send;
     fn invite(&self, options: InviteOptions) -> Result<String, Error>;
+    fn join(&self, ticket: &str) -> impl Future<Output = Result<(), Error>> + Send;
+    fn leave(&self) -> impl Future<Output = Result<(), Error>> + Send;
+    fn forget(&self, node: NodeId) -> impl Future<Output = Result<(), Error>> + Send;
+    fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;
     /// The catalogue: each model once, or each quantisation of it.
     fn offers(&self, every_quant: bool) -> impl Future<Output = Result<Vec<Offer>, Error>> + Send;
     fn stored(&self) -> impl Future<Output = Result<Vec<StoredModel>, Error>> + Send;
@@ -96,8 +102,28 @@ impl Backend for Node {
         Node::unplace(self, instance).await
     }
 
+    async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
+        Node::plan(self, request).await
+    }
+
     fn invite(&self, options: InviteOptions) -> Result<String, Error> {
         Node::invite(self, options)
+    }
+
+    async fn join(&self, ticket: &str) -> Result<(), Error> {
+        Node::join(self, ticket).await
+    }
+
+    async fn leave(&self) -> Result<(), Error> {
+        Node::leave(self).await
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<(), Error> {
+        Node::forget(self, node).await
+    }
+
+    async fn doctor(&self) -> Vec<Finding> {
+        Node::doctor(self).await
     }
 
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {

@@ -2,20 +2,15 @@
 
 use std::net::SocketAddr;
 
-use axum::{
-    Json,
-    extract::{Path, State},
-};
-use serde::{Deserialize, Serialize};
+use axum::{Json, extract::State};
+use serde::Serialize;
 use serde_json::{Value, json};
-use shoal_node::{Error, InstanceStatus, InviteOptions, NodeStatus, PlaceRequest};
-use shoal_proto::{InstanceId, control::StageRecord};
+use shoal_node::{InstanceStatus, NodeStatus};
+use shoal_proto::control::{HeldModel, StageRecord, Vitals};
 
 use crate::{
     App,
     backend::Backend,
-    body::JsonBody,
-    error::ApiError,
     library::{disk_of, downloads_of},
     view::{DiskView, DownloadView},
 };
@@ -41,10 +36,62 @@ pub(crate) struct NodeView {
     liveness: String,
     addrs: Vec<SocketAddr>,
     rtt_ms: Option<f64>,
+    vitals: Option<VitalsView>,
+    profile: Option<ProfileView>,
+    models: Vec<HeldView>,
     memory_bytes: u64,
     software: String,
     isa: String,
     stages: Vec<StageView>,
+}
+
+/// How a node feels.
+#[derive(Debug, Serialize)]
+struct VitalsView {
+    load_percent: Option<u8>,
+    free_bytes: u64,
+    temperature_c: Option<f64>,
+    battery_percent: Option<u8>,
+    is_charging: Option<bool>,
+    n_requests: u16,
+}
+
+impl From<Vitals> for VitalsView {
+    fn from(vitals: Vitals) -> Self {
+        Self {
+            load_percent: vitals.load_percent,
+            free_bytes: vitals.free_bytes,
+            temperature_c: vitals.temperature_dc.map(|tenths| f64::from(tenths) / 10.0),
+            battery_percent: vitals.battery.map(|battery| battery.percent),
+            is_charging: vitals.battery.map(|battery| battery.is_charging),
+            n_requests: vitals.n_requests,
+        }
+    }
+}
+
+impl From<&HeldModel> for HeldView {
+    fn from(held: &HeldModel) -> Self {
+        Self {
+            name: held.name.clone(),
+            is_whole: held.is_whole,
+            layers: held.layers.iter().map(|it| [it.start(), it.end()]).collect(),
+        }
+    }
+}
+
+/// How fast a node computes.
+#[derive(Debug, Serialize)]
+struct ProfileView {
+    decode_bytes_per_s: u64,
+    prefill_macs_per_s: u64,
+}
+
+/// A model on a node's disk.
+#[derive(Debug, Serialize)]
+struct HeldView {
+    name: String,
+    is_whole: bool,
+    layers: Vec<[u32; 2]>,
 }
 
 /// A stage that a node runs.
@@ -60,7 +107,15 @@ struct StageView {
 pub(crate) struct InstanceView {
     id: String,
     model: String,
-    state: String,
+    state: &'static str,
+    why: Option<String>,
+    /// Bytes that the nodes have, and need, while they fetch.
+    progress: Option<[u64; 2]>,
+    n_requests: usize,
+    predicted_tokens_per_s: Option<f64>,
+    measured_tokens_per_s: Option<f64>,
+    /// Whether a request placed it, so that it goes when it is idle.
+    is_automatic: bool,
     n_ctx: u32,
     n_layer: u32,
     epoch: u64,
@@ -84,6 +139,12 @@ impl From<NodeStatus> for NodeView {
             liveness: node.liveness,
             addrs: record.addrs,
             rtt_ms: node.rtt.map(|rtt| rtt.as_secs_f64() * 1e3),
+            vitals: node.vitals.map(VitalsView::from),
+            profile: record.profile.map(|profile| ProfileView {
+                decode_bytes_per_s: profile.decode_bytes_per_s,
+                prefill_macs_per_s: profile.prefill_macs_per_s,
+            }),
+            models: record.models.iter().map(HeldView::from).collect(),
             memory_bytes: record.memory_bytes,
             software: record.software,
             isa: record.isa,
@@ -93,9 +154,9 @@ impl From<NodeStatus> for NodeView {
 }
 
 impl NodeView {
-    /// The same without the round-trip time, which is never the same twice.
+    /// The same without what is never the same twice: the round-trip time and how the node feels.
     pub(crate) fn without_rtt(self) -> Self {
-        Self { rtt_ms: None, ..self }
+        Self { rtt_ms: None, vitals: None, ..self }
     }
 }
 
@@ -116,7 +177,13 @@ impl From<InstanceStatus> for InstanceView {
         Self {
             id: record.id.to_string(),
             model: record.model.name,
-            state: instance.state.to_owned(),
+            state: instance.state,
+            why: instance.why,
+            progress: instance.progress.map(|(n_bytes, n_total)| [n_bytes, n_total]),
+            n_requests: instance.n_requests,
+            predicted_tokens_per_s: instance.predicted_per_s,
+            measured_tokens_per_s: instance.measured_per_s,
+            is_automatic: record.unload_after_s.is_some(),
             n_ctx: record.n_ctx,
             n_layer: record.model.n_layer,
             epoch: record.epoch.count(),
@@ -146,60 +213,4 @@ pub(crate) async fn state<B: Backend>(State(app): State<App<B>>) -> Json<StateVi
         downloads: downloads_of(&app.backend),
         disk: disk_of(&app.backend).await,
     })
-}
-
-/// The body of `POST /place_instance`.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct PlaceBody {
-    /// `demo`, a model's name, or a path.
-    model: String,
-    /// Over how many nodes; one if nothing is said.
-    #[serde(default = "one")]
-    nodes: usize,
-    /// Positions of a sequence.
-    context: Option<u32>,
-}
-
-fn one() -> usize {
-    1
-}
-
-pub(crate) async fn place<B: Backend>(
-    State(app): State<App<B>>,
-    JsonBody(body): JsonBody<PlaceBody>,
-) -> Result<Json<InstanceView>, ApiError> {
-    if body.nodes == 0 {
-        return Err(ApiError::invalid("nodes", "expected at least 1, got 0"));
-    }
-    let placed = app
-        .backend
-        .place(PlaceRequest {
-            model: body.model,
-            min_nodes: Some(body.nodes),
-            max_nodes: Some(body.nodes),
-            n_ctx: body.context,
-            ..PlaceRequest::default()
-        })
-        .await?;
-    Ok(Json(placed.into()))
-}
-
-pub(crate) async fn unplace<B: Backend>(
-    State(app): State<App<B>>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
-    let instance = u64::from_str_radix(&id, 16).map_err(|_| {
-        ApiError::invalid("id", format!("expected up to 16 hexadecimal digits, got {id:?}"))
-    })?;
-    app.backend.unplace(InstanceId(instance)).await?;
-    Ok(Json(json!({"id": id, "deleted": true})))
-}
-
-pub(crate) async fn invite<B: Backend>(State(app): State<App<B>>) -> Result<Json<Value>, ApiError> {
-    let ticket = app
-        .backend
-        .invite(InviteOptions::default())
-        .map_err(|error: Error| ApiError::from(error))?;
-    Ok(Json(json!({"ticket": ticket})))
 }

@@ -117,6 +117,10 @@ impl From<Error> for ApiError {
             Error::Template { .. } => (S::BAD_REQUEST, Some("template_failed"), Some("messages")),
             Error::Model { .. } => (S::BAD_REQUEST, Some("model_unusable"), Some("model")),
             Error::UnknownInstance { .. } => (S::NOT_FOUND, Some("instance_not_found"), Some("id")),
+            Error::UnknownNode { .. } => (S::NOT_FOUND, Some("node_not_found"), Some("node")),
+            Error::Ticket(_) => (S::BAD_REQUEST, Some("bad_ticket"), Some("ticket")),
+            Error::JoinRefused { .. } => (S::FORBIDDEN, Some("cluster_refused"), Some("ticket")),
+            Error::JoinFailed { .. } => (S::BAD_GATEWAY, Some("cluster_unreachable"), None),
             Error::Place(_) | Error::DifferentModel { .. } | Error::LoadRefused { .. } => {
                 (S::CONFLICT, Some("cluster_refused"), None)
             }

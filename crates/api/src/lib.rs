@@ -8,8 +8,11 @@
 //! | `POST /v1/chat/completions` | an answer, whole or as server-sent events |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what requests may name |
 //! | `GET /health`, `GET /node_id`, `GET /state` | the node, its peers, its instances |
-//! | `POST /place_instance`, `DELETE /instance/{id}` | place a model, drop it |
-//! | `POST /invite` | a ticket for another device |
+//! | `GET /plan`, `POST /plan` | how a model would be placed, and how fast it would be |
+//! | `POST /place_instance`, `DELETE /instance/{id or model}` | place a model, drop it |
+//! | `POST /invite`, `POST /join`, `POST /leave` | a ticket for another device; join another cluster, leave this one |
+//! | `DELETE /nodes/{name or id}` | remove a device from the cluster for good |
+//! | `GET /doctor/network` | what stands between this node and its peers |
 //! | `GET /models`, `GET /models/search` | the catalogue and what runs here, what is on this device, what the hub has |
 //! | `DELETE /models/{name}` | remove a model from this device |
 //! | `POST /download/start`, `…/pause`, `…/resume`, `…/cancel`, `GET /downloads` | bring models here |
@@ -21,6 +24,7 @@
 //! - `chat`: the chat API: request, answer, stream
 //! - `library`: models and downloads; `view`: how they are shown, which the command line reads too
 //! - `events`: what changes, as it changes
+//! - `plan`, `membership`: placing models, and who belongs
 //! - `models`, `cluster`, `page`: the other routes
 //! - `guard`: which requests are let in at all
 //! - `body`, `error`: JSON in, errors out
@@ -34,8 +38,10 @@ mod error;
 mod events;
 mod guard;
 mod library;
+mod membership;
 mod models;
 mod page;
+mod plan;
 #[cfg(test)]
 mod tests;
 pub mod view;
@@ -132,9 +138,14 @@ fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
         .route("/health", get(cluster::health))
         .route("/node_id", get(cluster::node_id::<B>))
         .route("/state", get(cluster::state::<B>))
-        .route("/place_instance", post(cluster::place::<B>))
-        .route("/instance/{id}", delete(cluster::unplace::<B>))
-        .route("/invite", post(cluster::invite::<B>))
+        .route("/plan", get(plan::plan_of_query::<B>).post(plan::plan::<B>))
+        .route("/place_instance", post(plan::place::<B>))
+        .route("/instance/{*id}", delete(plan::unplace::<B>))
+        .route("/invite", post(membership::invite::<B>))
+        .route("/join", post(membership::join::<B>))
+        .route("/leave", post(membership::leave::<B>))
+        .route("/nodes/{node}", delete(membership::forget::<B>))
+        .route("/doctor/network", get(membership::doctor::<B>))
         .route("/models", get(library::models::<B>))
         .route("/models/search", get(library::search::<B>))
         .route("/models/{*name}", delete(library::remove::<B>))

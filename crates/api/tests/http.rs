@@ -3,7 +3,7 @@
 use std::{io::Read, time::Duration};
 
 use serde_json::{Value, json};
-use shoal_node::{Config, Node};
+use shoal_node::{Config, Node, PlaceRequest};
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -24,7 +24,9 @@ impl Server {
     async fn start() -> Self {
         let config = Config { name: "alone".to_owned(), n_threads: Some(1), ..Config::default() };
         let node = Node::start(config).await.expect("it starts");
-        node.place("demo", 1, Some(N_CTX)).await.expect("it is placed");
+        let request =
+            PlaceRequest { model: "demo".into(), n_ctx: Some(N_CTX), ..PlaceRequest::default() };
+        node.place(request).await.expect("it is placed");
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("bound");
         let cancel = CancellationToken::new();

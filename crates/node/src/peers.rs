@@ -398,7 +398,7 @@ impl Peers {
     }
 
     fn known_instances(&self) -> Vec<InstanceRecord> {
-        self.read(|state, now| state.instances_and_tombstones(now).cloned().collect())
+        self.read(|state, _| state.instances_and_tombstones().cloned().collect())
     }
 
     fn own_heartbeat(&self) -> Request {

@@ -51,6 +51,12 @@ async fn the_state_shows_nodes_and_instances() {
         "liveness": "alive",
         "addrs": ["127.0.0.1:4242"],
         "rtt_ms": 2.5,
+        "vitals": {
+            "load_percent": 40, "free_bytes": 1 << 29, "temperature_c": 38.5,
+            "battery_percent": 81, "is_charging": false, "n_requests": 0,
+        },
+        "profile": {"decode_bytes_per_s": 9_000_000_000_u64, "prefill_macs_per_s": 50_000_000_000_u64},
+        "models": [{"name": "owner/m:Q4_K_M", "is_whole": false, "layers": [[0, 2]]}],
         "memory_bytes": 1 << 30,
         "software": "0.1.0",
         "isa": "avx2",
@@ -63,6 +69,12 @@ async fn the_state_shows_nodes_and_instances() {
         "id": "1f",
         "model": "demo",
         "state": "ready",
+        "why": null,
+        "progress": null,
+        "n_requests": 1,
+        "predicted_tokens_per_s": 12.5,
+        "measured_tokens_per_s": null,
+        "is_automatic": false,
         "n_ctx": 512,
         "n_layer": 6,
         "epoch": 2,
@@ -113,18 +125,84 @@ async fn instances_are_dropped() {
         let request = request(&Method::DELETE, &format!("/instance/{id}"), None);
         send(app(&script()), request).await
     };
-    assert_eq!(drop("1f").await.json(), json!({"id": "1f", "deleted": true}));
-    assert_eq!(drop("2f").await.error(404)["code"], "instance_not_found");
-    assert_eq!(drop("zz").await.error(400)["param"], "id");
-    assert_eq!(drop("11112222333344445").await.error(400)["param"], "id");
+    for id in ["1f", "demo"] {
+        assert_eq!(drop(id).await.json(), json!({"id": id, "n_dropped": 1, "deleted": true}));
+    }
+    for id in ["2f", "owner/m:Q4_K_M", "11112222333344445"] {
+        assert_eq!(drop(id).await.error(404)["code"], "instance_not_found");
+    }
+}
+
+#[tokio::test]
+async fn a_plan_is_explained() {
+    let body = json!({
+        "model": "demo", "context": 64, "exclude": ["old-pixel"],
+        "pin": [{"node": "abab", "layers": [0, 3]}],
+    });
+    let plan = post(&script(), "/plan", &body).await.json();
+    assert_eq!((&plan["model"], &plan["context"]), (&json!("demo"), &json!(64)));
+    assert_eq!(plan["sentence"], "one is enough");
+    let candidate = &plan["candidates"][0];
+    assert_eq!(
+        (&candidate["tokens_per_s"], &candidate["first_token_ms"]),
+        (&json!(25.0), &json!(900.0))
+    );
+    let stage = &candidate["stages"][0];
+    assert_eq!((&stage["name"], &stage["layers"]), (&json!("kitchen"), &json!([0, 6])));
+    assert_eq!(plan["left_out"][0]["why"], "1 excluded");
+    assert_eq!(plan["each_further"][0]["n_nodes"], 1);
+    let plan = get(&script(), "/plan?model=demo&context=32").await.json();
+    assert_eq!(plan["context"], 32);
+    for (body, param) in [
+        (json!({"model": "demo", "exclude": ["nobody"]}), "exclude"),
+        (json!({"model": "demo", "pin": [{"node": "kitchen", "layers": [3, 3]}]}), "pin"),
+        (json!({"model": "demo", "nodes": 2, "min_nodes": 1}), "nodes"),
+        (json!({"model": "demo", "replicas": 0}), "replicas"),
+    ] {
+        assert_eq!(post(&script(), "/plan", &body).await.error(400)["param"], param);
+    }
 }
 
 #[tokio::test]
 async fn a_ticket_is_given_out() {
-    let got = post(&script(), "/invite", &json!({})).await;
-    assert_eq!(got.json(), json!({"ticket": "shoal1ticket"}));
-    let bare = send(app(&script()), request(&Method::POST, "/invite", None)).await;
-    assert_eq!(bare.json(), json!({"ticket": "shoal1ticket"}));
+    for (body, ticket) in [
+        (json!({}), "shoal1ticket86400"),
+        (json!({"expires_s": null}), "shoal1ticket0"),
+        (json!({"expires_s": 60, "single_use": true}), "shoal1once60"),
+    ] {
+        let got = post(&script(), "/invite", &body).await.json();
+        assert_eq!(got["ticket"], ticket);
+        assert_eq!(got["command"], format!("shoal serve --join {ticket}"));
+    }
+    let zero = post(&script(), "/invite", &json!({"expires_s": 0})).await.error(400);
+    assert_eq!(zero["param"], "expires_s");
+}
+
+#[tokio::test]
+async fn clusters_are_joined_and_left() {
+    let joined = post(&script(), "/join", &json!({"ticket": "shoal2good"})).await;
+    assert_eq!(joined.json(), json!({"joined": true}));
+    let refused = post(&script(), "/join", &json!({"ticket": "?"})).await.error(409);
+    assert_eq!(refused["code"], "offline");
+    let left = send(app(&script()), request(&Method::POST, "/leave", None)).await;
+    assert_eq!(left.json(), json!({"left": true}));
+    let findings = get(&script(), "/doctor/network").await.json();
+    assert_eq!(findings["findings"][0]["code"], "fine");
+}
+
+#[tokio::test]
+async fn a_node_is_forgotten_by_name_or_id() {
+    let forget = async |node: &str| {
+        let request = request(&Method::DELETE, &format!("/nodes/{node}"), None);
+        send(app(&script()), request).await
+    };
+    for node in ["old-pixel", "cdcd", &PEER_ID.to_string()] {
+        assert_eq!(forget(node).await.json()["id"], PEER_ID.to_string());
+    }
+    assert_eq!(forget("kitchen").await.error(404)["code"], "node_not_found");
+    for node in ["nobody", "cd"] {
+        assert_eq!(forget(node).await.error(400)["param"], "node");
+    }
 }
 
 #[tokio::test]

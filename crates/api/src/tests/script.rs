@@ -8,8 +8,9 @@ use std::{
 };
 
 use shoal_node::{
-    Error, Event, FinishReason, Fit, GenerateRequest, InstanceStatus, ModelEntry, NodeStatus,
-    Offer, Timings, Usage,
+    Error, Event, Finding, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, InviteOptions,
+    LeftOut, ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
+    Timings, Usage,
     hub::{
         BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
         Received, ReferenceError, RemoveReport, RepoFormat, SearchHit, Space, StoreError,
@@ -18,7 +19,10 @@ use shoal_node::{
 };
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
-    control::{InstanceRecord, ModelRef, NodeRecord, Placement, Stage, StageRecord},
+    control::{
+        Battery, HeldModel, InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Profile, Stage,
+        StageRecord, Vitals,
+    },
 };
 use tokio::sync::watch;
 
@@ -130,12 +134,22 @@ impl Script {
         let stage = |node, start, end| Stage { node, layers: layers(start, end) };
         let record = InstanceRecord {
             id: InstanceId(0x1f),
-            epoch: Epoch(2),
+            epoch: Epoch::first(OWN_ID).next(OWN_ID),
+            phase: Phase::Ready,
             model: ModelRef { name: "demo".into(), files: None, fingerprint: [0; 32], n_layer: 6 },
             placement: Placement { stages: vec![stage(OWN_ID, 0, 2), stage(PEER_ID, 2, 6)] },
             n_ctx: 512,
+            unload_after_s: None,
         };
-        InstanceStatus { record, state: "ready".into() }
+        InstanceStatus {
+            record,
+            state: "ready",
+            why: None,
+            progress: None,
+            n_requests: 1,
+            predicted_per_s: Some(12.5),
+            measured_per_s: None,
+        }
     }
 }
 
@@ -202,15 +216,35 @@ impl Backend for Script {
                 software: "0.1.0".to_owned(),
                 isa: "avx2".to_owned(),
                 memory_bytes: 1 << 30,
+                run: 7,
+                profile: Some(Profile {
+                    decode_bytes_per_s: 9_000_000_000,
+                    prefill_macs_per_s: 50_000_000_000,
+                    step_us: 20,
+                }),
+                models: vec![HeldModel {
+                    name: "owner/m:Q4_K_M".to_owned(),
+                    is_whole: false,
+                    layers: vec![LayerRange::new(0, 2).expect("not empty")],
+                }],
                 stages: vec![StageRecord {
                     instance: InstanceId(0x1f),
-                    epoch: Epoch(2),
+                    epoch: Epoch::first(OWN_ID).next(OWN_ID),
                     layers: LayerRange::new(0, 2).expect("not empty"),
+                    n_bytes: 1 << 20,
                 }],
+                links: Vec::new(),
             },
             is_self: rtt.is_none(),
             liveness: "alive".to_owned(),
             rtt,
+            vitals: rtt.is_some().then(|| Vitals {
+                load_percent: Some(40),
+                free_bytes: 1 << 29,
+                temperature_dc: Some(385),
+                battery: Some(Battery { percent: 81, is_charging: false }),
+                n_requests: 0,
+            }),
         };
         vec![
             node(OWN_ID, "kitchen", None),
@@ -222,16 +256,11 @@ impl Backend for Script {
         vec![Self::instance()]
     }
 
-    async fn place(
-        &self,
-        model: &str,
-        n_nodes: usize,
-        n_ctx: Option<u32>,
-    ) -> Result<InstanceStatus, Error> {
-        match (model, n_nodes) {
-            ("demo", 2) => {
+    async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {
+        match (request.model.as_str(), request.min_nodes) {
+            ("demo", Some(2)) => {
                 let mut instance = Self::instance();
-                instance.record.n_ctx = n_ctx.unwrap_or(512);
+                instance.record.n_ctx = request.n_ctx.unwrap_or(512);
                 Ok(instance)
             }
             ("demo", _) => {
@@ -244,6 +273,63 @@ impl Backend for Script {
         }
     }
 
+    async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
+        let stage = PlanStage {
+            node: OWN_ID,
+            name: "kitchen".to_owned(),
+            layers: LayerRange::new(0, 6).expect("not empty"),
+            weight_bytes: 1000,
+            memory_bytes: 1500,
+            fetch_bytes: 0,
+            compute: Duration::from_millis(40),
+            hop: Duration::ZERO,
+        };
+        let candidate = PlanCandidate {
+            stages: vec![stage],
+            tokens_per_s: 25.0,
+            first_token: Duration::from_millis(900),
+            aggregate_tokens_per_s: 25.0,
+            fetch: Duration::ZERO,
+        };
+        let why = format!("{} excluded", request.exclude.len());
+        let left_out = LeftOut { node: PEER_ID, name: "old-pixel".to_owned(), why };
+        Ok(PlanReport {
+            model: request.model,
+            n_ctx: request.n_ctx.unwrap_or(512),
+            n_prompt: 512,
+            sentence: "one is enough".to_owned(),
+            candidates: vec![candidate],
+            left_out: vec![left_out],
+            each_further: vec![Help {
+                n_nodes: 1,
+                tokens_per_s: Some(25.0),
+                first_token: Some(Duration::from_millis(900)),
+                aggregate_tokens_per_s: None,
+            }],
+        })
+    }
+
+    async fn join(&self, ticket: &str) -> Result<(), Error> {
+        if ticket == "shoal2good" { Ok(()) } else { Err(Error::Offline) }
+    }
+
+    async fn leave(&self) -> Result<(), Error> {
+        Ok(())
+    }
+
+    async fn forget(&self, node: NodeId) -> Result<(), Error> {
+        if node == PEER_ID { Ok(()) } else { Err(Error::UnknownNode { node }) }
+    }
+
+    async fn doctor(&self) -> Vec<Finding> {
+        vec![Finding {
+            severity: "ok",
+            code: "fine",
+            sentence: "all is well".to_owned(),
+            what_to_do: String::new(),
+        }]
+    }
+
     async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
         if instance == InstanceId(0x1f) {
             Ok(())
@@ -252,9 +338,11 @@ impl Backend for Script {
         }
     }
 
-    fn invite(&self) -> Result<String, Error> {
-        Ok("shoal1ticket".to_owned())
+    fn invite(&self, options: InviteOptions) -> Result<String, Error> {
+        let seconds = options.valid_for.map_or(0, |valid_for| valid_for.as_secs());
+        Ok(format!("shoal1{}{seconds}", if options.single_use { "once" } else { "ticket" }))
     }
+
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {
         let cards = Catalogue::builtin().cards();
         let offer = |i: usize, here: Fit, stored: Option<&str>| Offer {
