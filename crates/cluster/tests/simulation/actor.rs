@@ -61,6 +61,8 @@ pub(crate) struct Node {
     pub(crate) silent_since: BTreeMap<usize, Ms>,
     pub(crate) left: BTreeSet<usize>,
     pub(crate) runners: BTreeMap<InstanceId, Epoch>,
+    /// Stages that were said to be lost: they are not loaded again under the same epoch.
+    died: BTreeSet<(InstanceId, Epoch)>,
     pub(crate) works: BTreeMap<InstanceId, Work>,
     /// The highest epoch that it was told of or used in this life.
     pub(crate) seen: BTreeMap<InstanceId, Epoch>,
@@ -114,6 +116,7 @@ impl Node {
             silent_since: BTreeMap::new(),
             left: BTreeSet::new(),
             runners: BTreeMap::new(),
+            died: BTreeSet::new(),
             works: BTreeMap::new(),
             seen: BTreeMap::new(),
             moved_at: 0,
@@ -159,6 +162,7 @@ impl World {
         it.last_tick = now;
         it.believed.fill(None);
         it.seen.clear();
+        it.died.clear();
         let wall = 1_000_000_000_i64 + i64::try_from(now).expect("hours") + it.wall_ahead;
         it.record = record(node, run, wall.unsigned_abs(), it.port);
         it.state = Self::new_state(node, run);
@@ -457,7 +461,9 @@ impl World {
 
     fn loaded_here(&mut self, node: usize, record: &InstanceRecord, conn: Option<usize>, ok: bool) {
         let (instance, epoch) = (record.id, record.epoch);
-        let ok = ok && self.nodes[node].state.is_current(instance, epoch);
+        let it = &self.nodes[node];
+        let ok =
+            ok && it.state.is_current(instance, epoch) && !it.died.contains(&(instance, epoch));
         if ok {
             self.check_runs(node, instance, epoch);
             self.nodes[node].runners.insert(instance, epoch);
@@ -492,6 +498,7 @@ impl World {
         let Some(instance) = self.random.pick(&runners) else { return };
         let epoch = self.nodes[node].runners.remove(&instance).expect("just listed");
         self.trace(|| format!("{node}: the runner of {instance} as {epoch} died"));
+        self.nodes[node].died.insert((instance, epoch));
         let before = self.believes(node);
         self.apply(node, Event::StageLost { instance, epoch, node: node_id(node) });
         assert_eq!(before, self.believes(node), "a runner's crash changes no membership");
