@@ -12,6 +12,7 @@
 
 mod admission;
 pub mod bench;
+mod clock;
 mod data_dir;
 mod driver;
 mod error;

@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{Duration, Instant},
+    time::Duration,
 };
 
 use shoal_cluster::{Action, Event, Liveness, State, Timing};
@@ -29,7 +29,7 @@ use tokio::sync::watch;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
-use crate::{Error, remembered};
+use crate::{Error, clock, remembered};
 
 /// How often the state machine is asked what to do: fine enough that a heartbeat is never late by more than a fifth.
 const TICK: Duration = Duration::from_millis(200);
@@ -64,7 +64,6 @@ pub(crate) trait Handler: Send + Sync + 'static {
 #[derive(Debug)]
 pub(crate) struct Peers {
     endpoint: Option<Endpoint>,
-    started: Instant,
     state: Mutex<State>,
     record: Mutex<NodeRecord>,
     vitals: Mutex<Vitals>,
@@ -99,7 +98,6 @@ impl Peers {
     ) -> Arc<Self> {
         Arc::new(Self {
             endpoint,
-            started: Instant::now(),
             state: Mutex::new(State::new(record.id, record.run, Timing::default())),
             record: Mutex::new(record),
             vitals: Mutex::default(),
@@ -205,7 +203,7 @@ impl Peers {
 
     /// Takes in an event now. Returns whether it changed anything.
     pub(crate) fn apply(&self, event: Event) -> bool {
-        let changed = lock(&self.state).apply(event, self.started.elapsed());
+        let changed = lock(&self.state).apply(event, clock::since_start());
         if changed {
             self.notify();
         }
@@ -219,7 +217,7 @@ impl Peers {
 
     /// Reads the state as it is now.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&State, shoal_cluster::Time) -> T) -> T {
-        read(&lock(&self.state), self.started.elapsed())
+        read(&lock(&self.state), clock::since_start())
     }
 
     /// Ticks when something changed.
@@ -489,9 +487,10 @@ impl Peers {
                 _ => return,
             };
         }
+        // A reset says that the peer's endpoint lives and has forgotten this one connection.
         let certain = matches!(
             reason,
-            shoal_net::Error::Closed { reason: CloseReason::Goodbye(_) | CloseReason::Reset, .. }
+            shoal_net::Error::Closed { reason: CloseReason::Goodbye(_), .. }
         );
         debug!(peer = %peer.short(), %reason, certain, "control connection ended");
         self.apply(Event::Disconnected { node: peer, certain });
@@ -589,7 +588,7 @@ impl Peers {
         let mut ticks = tokio::time::interval(TICK);
         loop {
             ticks.tick().await;
-            let actions = lock(&self.state).plan(self.started.elapsed());
+            let actions = lock(&self.state).plan(clock::since_start());
             for action in actions {
                 let (peers, handler) = (Arc::clone(self), Arc::clone(handler));
                 self.spawn(async move { peers.carry_out(action, &handler).await });
