@@ -17,9 +17,10 @@
 //!   threads and the instruction set. Nothing here uses the platform's transcendental functions, which differ.
 //! - A step that fails leaves its sequences as they were.
 //! - Bytes of a file never panic and allocate nothing beyond what the file's length justifies.
-//! - No network, no clock, no async, and no thread but those of [`Compute`].
+//! - No network, no clock but that of [`calibrate`], no async, and no thread but those of [`Compute`].
 
 mod arch;
+mod calibrate;
 mod error;
 mod evaluate;
 mod hparams;
@@ -33,6 +34,7 @@ mod step;
 mod weights;
 
 pub use arch::architectures;
+pub use calibrate::{Rates, calibrate};
 pub use error::Error;
 pub use evaluate::evaluate;
 pub use hparams::{Hparams, RopeHparams};

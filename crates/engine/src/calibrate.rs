@@ -1,0 +1,116 @@
+//! How fast this machine computes, found out on the kernels that models run on. It is the one place of this crate that looks at a
+//! clock.
+
+use std::time::{Duration, Instant};
+
+use shoal_kernels::{ActivationType, Activations, Compute, Matrix, WeightType};
+
+/// Columns of the trial matrix: the width of a model of a few billion weights.
+const N_COLS: usize = 4096;
+/// Rows of the trial matrix. 48 MiB of weights are larger than the last-level cache of a phone (at most 16 MiB) or a common
+/// desktop, and a phone of 2 GiB has them to spare for a moment.
+const N_ROWS: usize = 48 * 1024 * 1024 / ROW_BYTES;
+const ROW_BYTES: usize = N_COLS / 256 * 144;
+/// Rows of the part that is multiplied with many tokens: enough work to be timed, little enough to be repeated.
+const PREFILL_ROWS: usize = 512;
+const PREFILL_TOKENS: usize = 64;
+/// A matrix so small that what it takes is what a dispatch takes.
+const EMPTY_ROWS: usize = 16;
+/// Dispatches in a step, about: some for each of a dozen layers.
+const DISPATCHES_PER_STEP: u32 = 64;
+/// Fewest passes that a median is taken of, whatever the budget.
+const PASSES_MIN: usize = 3;
+const PASSES_MAX: usize = 64;
+
+/// How fast a machine computes.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Rates {
+    /// Bytes of four-bit weights that a step of one token reads and multiplies per second.
+    pub decode_bytes_per_s: f64,
+    /// Multiply-accumulates per second with 64 tokens at once.
+    pub prefill_macs_per_s: f64,
+    /// Fixed cost of a step, in seconds: threads that wake up for operations that are hardly any work.
+    pub step_s: f64,
+}
+
+/// Measures the kernels of `compute` for about `budget`: the median of several passes each, after one that warms up and is not
+/// counted. Takes 48 MiB of memory for as long as it runs, and at least three passes of each kind, whatever the budget.
+///
+/// The weights differ from row to row but mean nothing; how long they take does not depend on them.
+pub fn calibrate(compute: &Compute, budget: Duration) -> Rates {
+    let weights = trial_weights();
+    let matrix = |n_rows: usize| {
+        Matrix::new(WeightType::Q4K, n_rows, N_COLS, &weights[..n_rows * ROW_BYTES])
+            .expect("whole rows of whole blocks")
+    };
+    let pass = |n_rows: usize, n_tokens: usize, budget: Duration| {
+        let mut acts = Activations::default();
+        let x: Vec<f32> = (0..n_tokens * N_COLS).map(|i| (i % 17) as f32 / 17.0 - 0.5).collect();
+        compute.quantize(&mut acts, &x, N_COLS, &[ActivationType::Q8K]);
+        let mut out = vec![0.0; n_tokens * n_rows];
+        let w = matrix(n_rows);
+        median_seconds(budget, || {
+            compute.matmul(&w, &acts, &mut out);
+            std::hint::black_box(&mut out);
+        })
+    };
+    let decode_s = pass(N_ROWS, 1, budget / 2);
+    let prefill_s = pass(PREFILL_ROWS, PREFILL_TOKENS, budget / 3);
+    let dispatch_s = pass(EMPTY_ROWS, 1, budget / 20);
+    let n_macs = PREFILL_ROWS * PREFILL_TOKENS * N_COLS;
+    Rates {
+        decode_bytes_per_s: weights.len() as f64 / decode_s,
+        prefill_macs_per_s: n_macs as f64 / prefill_s,
+        step_s: dispatch_s * f64::from(DISPATCHES_PER_STEP),
+    }
+}
+
+/// Weights `[N_ROWS, N_COLS]` of type Q4_K: every page is written, since pages that were never written are all the same one.
+fn trial_weights() -> Vec<u8> {
+    let mut state = 1u32;
+    let mut weights = Vec::with_capacity(N_ROWS * ROW_BYTES);
+    for block in 0..N_ROWS * ROW_BYTES / 144 {
+        // Each block begins with two f16 factors: 2^-10, so that no sum leaves the range of f32.
+        weights.extend_from_slice(&[0x00, 0x14, 0x00, 0x14]);
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        let fill = state.to_le_bytes()[3] ^ block.to_le_bytes()[0];
+        weights.resize(weights.len() + 140, fill);
+    }
+    weights
+}
+
+/// Median time of one call, in seconds, never zero. The first call is not counted.
+fn median_seconds(budget: Duration, mut call: impl FnMut()) -> f64 {
+    call();
+    let started = Instant::now();
+    let mut passes = Vec::with_capacity(PASSES_MAX);
+    while passes.len() < PASSES_MIN || (started.elapsed() < budget && passes.len() < PASSES_MAX) {
+        let pass = Instant::now();
+        call();
+        passes.push(pass.elapsed());
+    }
+    passes.sort_unstable();
+    passes[passes.len() / 2].max(Duration::from_nanos(1)).as_secs_f64()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_median_needs_three_calls_and_one_that_is_not_counted() {
+        let mut n_calls = 0;
+        let median = median_seconds(Duration::ZERO, || n_calls += 1);
+        assert_eq!(n_calls, 4);
+        assert!(median > 0.0);
+    }
+
+    #[test]
+    fn rates_are_those_of_a_machine() {
+        let rates = calibrate(&Compute::new(1), Duration::ZERO);
+        for rate in [rates.decode_bytes_per_s, rates.prefill_macs_per_s] {
+            assert!(rate.is_finite() && rate > 1e5 && rate < 1e15, "{rates:?}");
+        }
+        assert!(rates.step_s > 0.0 && rates.step_s.is_finite(), "{rates:?}");
+    }
+}
