@@ -488,10 +488,8 @@ impl Peers {
             };
         }
         // A reset says that the peer's endpoint lives and has forgotten this one connection.
-        let certain = matches!(
-            reason,
-            shoal_net::Error::Closed { reason: CloseReason::Goodbye(_), .. }
-        );
+        let certain =
+            matches!(reason, shoal_net::Error::Closed { reason: CloseReason::Goodbye(_), .. });
         debug!(peer = %peer.short(), %reason, certain, "control connection ended");
         self.apply(Event::Disconnected { node: peer, certain });
         if certain {

@@ -1,11 +1,16 @@
 //! What the command line says, as plain data. Its documentation comments are the help.
 
+mod cluster;
 mod models;
 
 use std::{net::SocketAddr, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 
+pub(crate) use cluster::{
+    DoctorArgs, ForgetArgs, InviteArgs, JoinArgs, NodesArgs, NodesCommand, PlaceArgs, PlanArgs,
+    SpreadArgs, UnplaceArgs,
+};
 pub(crate) use models::{
     AddArgs, ImportArgs, LibraryArgs, ListArgs, ModelsArgs, ModelsCommand, OffersArgs, PullArgs,
     RemoveArgs, RemoveCardsArgs, SearchArgs, ShelfArgs, ShowArgs, StorageArgs, VerifyArgs,
@@ -59,12 +64,22 @@ pub(crate) enum Command {
     Import(ImportArgs),
     /// Read models back and compare them with what they should be
     Verify(VerifyArgs),
-    /// Show the nodes of the cluster
-    Nodes(ClientArgs),
+    /// Show the nodes of the cluster, or remove one
+    Nodes(NodesArgs),
+    /// Show how a model could be spread, how fast it would be, and what each device brings
+    Plan(PlanArgs),
     /// Spread a model over nodes of the cluster
     Place(PlaceArgs),
+    /// Drop a placed model everywhere
+    Unplace(UnplaceArgs),
     /// Print a ticket that admits another device to the cluster
-    Invite(ClientArgs),
+    Invite(InviteArgs),
+    /// Join another cluster and leave the present one
+    Join(JoinArgs),
+    /// Leave the cluster for good
+    Leave(ClientArgs),
+    /// Find out what stands between devices that do not see each other
+    Doctor(DoctorArgs),
 }
 
 #[derive(Debug, Clone, clap::Args)]
@@ -78,12 +93,33 @@ pub(crate) struct ServeArgs {
     /// The name of this device
     #[arg(long, env = env::NAME)]
     pub(crate) name: Option<String>,
+    /// Open the API and the page to the local network; they then ask for a token, which is printed
+    #[arg(long)]
+    pub(crate) lan: bool,
+    /// Make a new token for the local network: addresses that were printed before are void
+    #[arg(long, requires = "lan")]
+    pub(crate) new_token: bool,
+    /// Let pages of this origin, like https://chat.example, use the API from a browser; can be given again
+    #[arg(long, value_name = "ORIGIN")]
+    pub(crate) allow_origin: Vec<String>,
     /// Join a cluster with a ticket from `shoal invite`
     #[arg(long, value_name = "TICKET")]
     pub(crate) join: Option<String>,
     /// Bind and send only on this network interface; can be given again
     #[arg(long, value_name = "IF")]
     pub(crate) interface: Vec<String>,
+    /// Do not look for the cluster's devices in the local network, and do not answer those who look
+    #[arg(long)]
+    pub(crate) no_discovery: bool,
+    /// Where a device of the cluster may be; can be given again
+    #[arg(long, value_name = "ADDR")]
+    pub(crate) peer: Vec<SocketAddr>,
+    /// Use this relay of your own where devices cannot reach each other; all devices must name the same one
+    #[arg(long, value_name = "URL", env = env::RELAY)]
+    pub(crate) relay: Option<String>,
+    /// This data directory was restored from a backup of this device: take its key for this device's own
+    #[arg(long)]
+    pub(crate) adopt_identity: bool,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]
@@ -179,18 +215,4 @@ pub(crate) struct ClientArgs {
     /// Print the node's own JSON
     #[arg(long)]
     pub(crate) json: bool,
-}
-
-#[derive(Debug, Clone, clap::Args)]
-pub(crate) struct PlaceArgs {
-    /// A model's name as for `pull`, `demo`, or the path of a .gguf file
-    pub(crate) model: String,
-    /// How many nodes share the model
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
-    pub(crate) nodes: u16,
-    /// Positions that a conversation may use
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
-    pub(crate) context: Option<u32>,
-    #[command(flatten)]
-    pub(crate) client: ClientArgs,
 }

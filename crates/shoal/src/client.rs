@@ -1,4 +1,4 @@
-//! Commands that talk to a running node: `nodes`, `place`, `invite`.
+//! Talking to a running node, and what it says of nodes and instances: `nodes`, `place`, `unplace`.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -7,9 +7,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use crate::{
-    args::{ClientArgs, PlaceArgs},
+    args::{ClientArgs, PlaceArgs, SpreadArgs, UnplaceArgs},
+    env,
     failure::Failure,
     output, pull,
+    table::{self, Column},
+    terminal,
 };
 
 /// Longest wait for the node: it may have to ask a model hub that is slow, or wait until every node has opened a file.
@@ -31,8 +34,24 @@ struct NodeView {
     is_self: bool,
     rtt_ms: Option<f64>,
     memory_bytes: u64,
+    vitals: Option<VitalsView>,
+    profile: Option<ProfileView>,
     isa: String,
     software: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct VitalsView {
+    load_percent: Option<u8>,
+    free_bytes: u64,
+    temperature_c: Option<f64>,
+    battery_percent: Option<u8>,
+    is_charging: Option<bool>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ProfileView {
+    decode_bytes_per_s: u64,
 }
 
 #[derive(Debug, Deserialize)]
@@ -40,6 +59,10 @@ struct InstanceView {
     id: String,
     model: String,
     state: String,
+    why: Option<String>,
+    progress: Option<[u64; 2]>,
+    predicted_tokens_per_s: Option<f64>,
+    measured_tokens_per_s: Option<f64>,
     n_ctx: u32,
     placement: Vec<StageView>,
 }
@@ -50,42 +73,83 @@ struct StageView {
     layers: [u32; 2],
 }
 
+const NODE_COLUMNS: [Column; 10] = [
+    Column::text("NAME"),
+    Column::text("STATE"),
+    Column::number("RTT"),
+    Column::number("FREE"),
+    Column::number("SPEED"),
+    Column::number("LOAD").optional(),
+    Column::number("HEAT").optional(),
+    Column::number("BATTERY").optional(),
+    Column::text("COMPUTES").optional(),
+    Column::text("ID"),
+];
+
 pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
     let body = ask(args.node, "GET", "/state", None)?;
     if args.json {
         return output::print(&format!("{body}\n"));
     }
     let state: State = parse(body)?;
-    let mut text = format!(
-        "{:<20} {:<10} {:<8} {:>8} {:>9}  {:<12} {}\n",
-        "NAME", "ID", "STATE", "RTT", "MEMORY", "COMPUTES", "VERSION"
-    );
-    for node in &state.nodes {
-        let rtt = match (node.is_self, node.rtt_ms) {
-            (true, _) => "here".to_owned(),
-            (false, Some(ms)) => format!("{ms:.1} ms"),
-            (false, None) => "-".to_owned(),
-        };
-        text.push_str(&format!(
-            "{:<20} {:<10} {:<8} {:>8} {:>6.1} GB  {:<12} {}\n",
-            node.name,
-            short(&node.id),
-            node.liveness,
-            rtt,
-            node.memory_bytes as f64 / 1e9,
-            node.isa,
-            node.software,
-        ));
-    }
+    let rows: Vec<Vec<String>> = state.nodes.iter().map(row).collect();
+    let mut text = table::render(&NODE_COLUMNS, &rows, terminal::width());
     for instance in &state.instances {
         text.push_str(&describe(instance, &state.nodes));
+    }
+    let own = state.nodes.iter().find(|node| node.is_self).map(|node| node.software.as_str());
+    for other in state.nodes.iter().filter(|node| Some(node.software.as_str()) != own) {
+        text.push_str(&format!("{} runs version {}\n", other.name, other.software));
     }
     output::print(&text)
 }
 
+fn row(node: &NodeView) -> Vec<String> {
+    let dash = || "-".to_owned();
+    let rtt = match (node.is_self, node.rtt_ms) {
+        (true, _) => "here".to_owned(),
+        (false, Some(ms)) => format!("{ms:.1} ms"),
+        (false, None) => dash(),
+    };
+    let vitals = node.vitals.as_ref();
+    let free = vitals.map_or(node.memory_bytes, |vitals| vitals.free_bytes);
+    let speed = node.profile.as_ref().map(|it| it.decode_bytes_per_s as f64 / 1e9);
+    let battery = vitals.and_then(|it| {
+        let mark = if it.is_charging == Some(true) { "+" } else { "" };
+        Some(format!("{}%{mark}", it.battery_percent?))
+    });
+    vec![
+        node.name.clone(),
+        node.liveness.clone(),
+        rtt,
+        format!("{:.1} GB", free as f64 / 1e9),
+        speed.map_or_else(dash, |speed| format!("{speed:.1} GB/s")),
+        vitals.and_then(|it| it.load_percent).map_or_else(dash, |load| format!("{load}%")),
+        vitals.and_then(|it| it.temperature_c).map_or_else(dash, |heat| format!("{heat:.0} °C")),
+        battery.unwrap_or_else(dash),
+        node.isa.clone(),
+        short(&node.id).to_owned(),
+    ]
+}
+
+/// What `POST /place_instance` and `POST /plan` are asked.
+pub(crate) fn spread(args: &SpreadArgs) -> Value {
+    let pins = args.pin.iter().map(|pin| json!({"node": pin.node, "layers": pin.layers}));
+    json!({
+        "model": pull::absolute(&args.model),
+        "nodes": args.nodes,
+        "min_nodes": args.min_nodes,
+        "max_nodes": args.max_nodes,
+        "context": args.context,
+        "exclude": args.exclude,
+        "pin": pins.collect::<Vec<Value>>(),
+        "throughput": args.throughput,
+    })
+}
+
 pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
-    let model = pull::absolute(&args.model);
-    let request = json!({"model": model, "nodes": args.nodes, "context": args.context});
+    let mut request = spread(&args.spread);
+    request["replicas"] = json!(args.replicas);
     let node = args.client.node;
     // The nodes may have to fetch the model first, which takes as long as it takes.
     let placing = tokio::task::spawn_blocking(move || {
@@ -104,13 +168,15 @@ pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
     output::print(&describe(&instance, &state.nodes))
 }
 
-pub(crate) fn invite(args: &ClientArgs) -> Result<(), Failure> {
-    let body = ask(args.node, "POST", "/invite", Some(&json!({})))?;
-    if args.json {
+pub(crate) fn unplace(args: &UnplaceArgs) -> Result<(), Failure> {
+    let path = format!("/instance/{}", escape(&pull::absolute(&args.target)));
+    let body = ask(args.client.node, "DELETE", &path, None)?;
+    if args.client.json {
         return output::print(&format!("{body}\n"));
     }
-    let ticket = body["ticket"].as_str().context("the node sent no ticket")?;
-    output::print(&format!("{ticket}\n"))
+    let n_dropped = body["n_dropped"].as_u64().unwrap_or_default();
+    let noun = if n_dropped == 1 { "instance" } else { "instances" };
+    output::print(&format!("{}: {n_dropped} {noun} dropped\n", args.target))
 }
 
 fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
@@ -123,12 +189,27 @@ fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
         .iter()
         .map(|stage| format!("{} {}..{}", name(&stage.node), stage.layers[0], stage.layers[1]))
         .collect();
+    let mut state = instance.state.clone();
+    if let Some([n_bytes, n_total]) = instance.progress.filter(|[_, n_total]| *n_total > 0) {
+        state.push_str(&format!(" {:.0} %", 100.0 * n_bytes as f64 / n_total as f64));
+    }
+    if let Some(why) = &instance.why {
+        state.push_str(&format!(" ({why})"));
+    }
+    let speed = match (instance.predicted_tokens_per_s, instance.measured_tokens_per_s) {
+        (Some(predicted), Some(measured)) => format!(
+            ", {measured:.1} tokens/s ({predicted:.1} predicted, {:+.0} %)",
+            100.0 * (measured / predicted - 1.0)
+        ),
+        (None, Some(measured)) => format!(", {measured:.1} tokens/s"),
+        (Some(predicted), None) => format!(", {predicted:.1} tokens/s predicted"),
+        (None, None) => String::new(),
+    };
     format!(
-        "{} ({}), context {}, {}: {}\n",
+        "{} ({}), context {}, {state}{speed}: {}\n",
         instance.model,
         instance.id,
         instance.n_ctx,
-        instance.state,
         stages.join(" -> ")
     )
 }
@@ -145,7 +226,7 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Fa
 /// What a node at that address says of itself; `None` if there is none.
 pub(crate) fn state_if_running(node: SocketAddr) -> Option<Value> {
     let mut response =
-        agent(Some(PROBE_TIMEOUT)).get(format!("http://{node}/state")).call().ok()?;
+        with_token(agent(Some(PROBE_TIMEOUT)).get(format!("http://{node}/state"))).call().ok()?;
     let state: Value = response.body_mut().read_json().ok()?;
     state["nodes"].is_array().then_some(state)
 }
@@ -170,9 +251,9 @@ fn ask_within(
     let agent = agent(timeout);
     let url = format!("http://{node}{path}");
     let sent = match (method, body) {
-        ("DELETE", _) => agent.delete(&url).call(),
-        (_, Some(body)) => agent.post(&url).send_json(body),
-        (_, None) => agent.get(&url).call(),
+        ("DELETE", _) => with_token(agent.delete(&url)).call(),
+        ("POST", body) => with_token(agent.post(&url)).send_json(body.unwrap_or(&json!({}))),
+        _ => with_token(agent.get(&url)).call(),
     };
     let mut response = sent.map_err(|error| {
         let error = anyhow::Error::from(error).context(format!("{method} {url}"));
@@ -193,13 +274,24 @@ fn ask_within(
             "model_not_found" | "model_unusable" | "model_damaged" | "model_gated" | "model_in_use"
             | "model_foreign",
         ) => Failure::MODEL,
-        Some("cluster_refused") => Failure::CLUSTER,
+        Some("cluster_refused" | "bad_ticket" | "cluster_unreachable" | "node_not_found") => {
+            Failure::CLUSTER
+        }
+        Some("token_wrong") => Failure::ADDRESS,
         Some("hub_failed") => Failure::HUB,
         Some("disk_full") => Failure::DISK,
         _ => 1,
     };
     let is_unknown = value["error"]["code"] == "model_not_found";
     Err(Failure::new(anyhow!(message), code).unknown_model(is_unknown))
+}
+
+/// Adds what a node asks for that was opened to the local network.
+fn with_token<B>(request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
+    match env::text(env::TOKEN) {
+        Some(token) => request.header("authorization", format!("Bearer {}", token.trim())),
+        None => request,
+    }
 }
 
 fn agent(timeout: Option<Duration>) -> ureq::Agent {

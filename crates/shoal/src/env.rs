@@ -14,6 +14,10 @@ pub(crate) const ISA: &str = "SHOAL_ISA";
 pub(crate) const LOG: &str = "SHOAL_LOG";
 /// Where models are kept.
 pub(crate) const MODELS: &str = "SHOAL_MODELS";
+/// A relay of the user's own.
+pub(crate) const RELAY: &str = "SHOAL_RELAY";
+/// The token of a node that was opened to the local network.
+pub(crate) const TOKEN: &str = "SHOAL_TOKEN";
 /// Bytes per second that downloads take together.
 pub(crate) const LIMIT: &str = "SHOAL_LIMIT";
 /// The width of the terminal, as shells know it.

@@ -44,7 +44,6 @@ impl Failure {
     }
 
     /// The exit code.
-    #[cfg(test)]
     pub(crate) fn code(&self) -> u8 {
         self.code
     }

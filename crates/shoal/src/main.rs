@@ -10,16 +10,21 @@ mod failure;
 mod import;
 mod library;
 mod list;
+mod membership;
 mod offers;
 mod output;
+mod period;
+mod plan;
 mod progress;
 mod pull;
+mod qr;
 mod rate;
 mod remove;
 mod run;
 mod search;
 mod serve;
 mod show;
+mod span;
 mod stop;
 mod table;
 mod terminal;
@@ -31,7 +36,7 @@ use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
 use crate::{
-    args::{Args, Command, ModelsArgs, ModelsCommand},
+    args::{Args, Command, ModelsArgs, ModelsCommand, NodesCommand},
     failure::Failure,
 };
 
@@ -76,9 +81,17 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Some(Command::Rm(args)) => remove::remove(&args).await,
         Some(Command::Import(args)) => import::import(&args).await,
         Some(Command::Verify(args)) => verify::verify(&args).await,
-        Some(Command::Nodes(args)) => client::nodes(&args),
+        Some(Command::Nodes(args)) => match args.command {
+            None => client::nodes(&args.client),
+            Some(NodesCommand::Forget(args)) => membership::forget(&args),
+        },
+        Some(Command::Plan(args)) => plan::plan(&args),
         Some(Command::Place(args)) => client::place(&args).await,
-        Some(Command::Invite(args)) => client::invite(&args),
+        Some(Command::Unplace(args)) => client::unplace(&args),
+        Some(Command::Invite(args)) => membership::invite(&args),
+        Some(Command::Join(args)) => membership::join(&args),
+        Some(Command::Leave(args)) => membership::leave(&args),
+        Some(Command::Doctor(args)) => membership::doctor(&args),
     }
 }
 

@@ -29,7 +29,9 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
             interfaces: args.interface,
             port: PEER_PORT,
             join: args.join,
-            ..NetworkConfig::default()
+            discovery: !args.no_discovery,
+            peers: args.peer,
+            relay: args.relay,
         }),
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,

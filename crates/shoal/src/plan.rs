@@ -1,0 +1,199 @@
+//! `shoal plan`: how a model could be spread, how fast it would be, and whether another device helps.
+
+use serde::Deserialize;
+
+use crate::{
+    amount,
+    args::PlanArgs,
+    client,
+    failure::Failure,
+    output,
+    table::{self, Column},
+    terminal,
+};
+
+#[derive(Debug, Deserialize)]
+struct Plan {
+    model: String,
+    context: u32,
+    prompt_tokens: u32,
+    sentence: String,
+    candidates: Vec<Candidate>,
+    left_out: Vec<LeftOut>,
+    each_further: Vec<Help>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Candidate {
+    tokens_per_s: f64,
+    first_token_ms: f64,
+    aggregate_tokens_per_s: f64,
+    stages: Vec<Stage>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Stage {
+    name: String,
+    layers: [u32; 2],
+    memory_bytes: u64,
+    fetch_bytes: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct LeftOut {
+    name: String,
+    why: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Help {
+    n_nodes: usize,
+    tokens_per_s: Option<f64>,
+    first_token_ms: Option<f64>,
+    aggregate_tokens_per_s: Option<f64>,
+}
+
+const CANDIDATES: [Column; 4] = [
+    Column::number("TOKENS/S"),
+    Column::number("FIRST TOKEN"),
+    Column::number("TOGETHER").optional(),
+    Column::text("WHO RUNS WHAT"),
+];
+
+const HELP: [Column; 4] = [
+    Column::number("DEVICES"),
+    Column::number("TOKENS/S"),
+    Column::number("FIRST TOKEN"),
+    Column::number("TOGETHER"),
+];
+
+pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
+    let request = client::spread(&args.spread);
+    let body = client::ask(args.client.node, "POST", "/plan", Some(&request))?;
+    if args.client.json {
+        return output::print(&format!("{body}\n"));
+    }
+    output::print(&format(&client::parse(body)?, terminal::width()))
+}
+
+fn seconds(ms: f64) -> String {
+    format!("{:.1} s", ms / 1e3)
+}
+
+fn format(plan: &Plan, width: usize) -> String {
+    let mut text = format!(
+        "{}, context {}, first token after a prompt of {} tokens\n{}\n\n",
+        plan.model, plan.context, plan.prompt_tokens, plan.sentence
+    );
+    let rows: Vec<Vec<String>> = plan.candidates.iter().map(row).collect();
+    text.push_str(&table::render(&CANDIDATES, &rows, width));
+    if plan.each_further.len() > 1 {
+        text.push_str(
+            "\nWhat each further device brings (together: as many conversations as devices)\n",
+        );
+        let dash = || "-".to_owned();
+        let per_s = |speed: Option<f64>| speed.map_or_else(dash, |speed| format!("{speed:.1}"));
+        let rows: Vec<Vec<String>> = plan
+            .each_further
+            .iter()
+            .map(|help| {
+                vec![
+                    help.n_nodes.to_string(),
+                    per_s(help.tokens_per_s),
+                    help.first_token_ms.map_or_else(dash, seconds),
+                    per_s(help.aggregate_tokens_per_s),
+                ]
+            })
+            .collect();
+        text.push_str(&table::render(&HELP, &rows, width));
+    }
+    if !plan.left_out.is_empty() {
+        text.push_str("\nWithout layers in the best placement\n");
+    }
+    for left_out in &plan.left_out {
+        text.push_str(&format!("  {}: {}\n", left_out.name, left_out.why));
+    }
+    text
+}
+
+fn row(candidate: &Candidate) -> Vec<String> {
+    let stage = |stage: &Stage| {
+        let fetch = match stage.fetch_bytes {
+            0 => String::new(),
+            n_bytes => format!(", {} to fetch", amount::bytes(n_bytes)),
+        };
+        let [start, end] = stage.layers;
+        format!("{} {start}..{end} ({}{fetch})", stage.name, amount::bytes(stage.memory_bytes))
+    };
+    let stages: Vec<String> = candidate.stages.iter().map(stage).collect();
+    vec![
+        format!("{:.1}", candidate.tokens_per_s),
+        seconds(candidate.first_token_ms),
+        format!("{:.1}", candidate.aggregate_tokens_per_s),
+        stages.join(" -> "),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn plan() -> Plan {
+        let stage = |name: &str, layers, fetch_bytes| Stage {
+            name: name.to_owned(),
+            layers,
+            memory_bytes: 1_500_000_000,
+            fetch_bytes,
+        };
+        let candidate = |stages| Candidate {
+            tokens_per_s: 12.34,
+            first_token_ms: 2340.0,
+            aggregate_tokens_per_s: 20.0,
+            stages,
+        };
+        Plan {
+            model: "owner/model:Q4_K_M".into(),
+            context: 4096,
+            prompt_tokens: 512,
+            sentence: "one is enough".into(),
+            candidates: vec![
+                candidate(vec![stage("kitchen", [0, 16], 0)]),
+                candidate(vec![
+                    stage("kitchen", [0, 9], 0),
+                    stage("old-pixel", [9, 16], 400_000_000),
+                ]),
+            ],
+            left_out: vec![LeftOut { name: "tablet".into(), why: "would slow the rest".into() }],
+            each_further: vec![
+                Help {
+                    n_nodes: 1,
+                    tokens_per_s: None,
+                    first_token_ms: None,
+                    aggregate_tokens_per_s: None,
+                },
+                Help {
+                    n_nodes: 2,
+                    tokens_per_s: Some(11.0),
+                    first_token_ms: Some(1500.0),
+                    aggregate_tokens_per_s: Some(19.0),
+                },
+            ],
+        }
+    }
+
+    #[test]
+    fn a_plan_says_all_that_it_knows_at_any_width() {
+        for width in [60, 80, 120] {
+            let text = format(&plan(), width);
+            let words = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            for part in
+                ["12.3", "2.3 s", "old-pixel 9..16", "400", "one is enough", "tablet: would slow"]
+            {
+                assert!(words.contains(part), "{width}: {part} is missing in\n{text}");
+            }
+            let tables = text.lines().skip(2).filter(|line| !line.starts_with("What"));
+            let longest = tables.map(|line| line.chars().count()).max();
+            assert!(longest.is_some_and(|longest| longest <= width), "{width}:\n{text}");
+        }
+    }
+}
