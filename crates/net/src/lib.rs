@@ -21,9 +21,7 @@
 mod accept;
 mod connection;
 mod device_mark;
-mod discovery;
 mod endpoint;
-pub use discovery::{Discovery, DiscoveryConfig, Found, Looking};
 mod error;
 mod frames;
 mod handshake;
