@@ -1,5 +1,5 @@
 //! The network between nodes: identities, tickets, an endpoint that dials by key, the handshake that proves membership,
-//! and framed streams. This is the only crate that knows the QUIC library (iroh); nothing of it leaks through this API.
+//! framed streams, the search for peers ([`Discovery`]) and what is wrong with a network ([`diagnose`]). This is the only crate that knows the QUIC library (iroh); nothing of it leaks through this API.
 //!
 //! ```text
 //! Identity ───┐
@@ -21,6 +21,7 @@
 mod accept;
 mod connection;
 mod device_mark;
+mod discovery;
 mod endpoint;
 mod error;
 mod frames;
@@ -41,11 +42,15 @@ mod transfers;
 mod tests;
 
 pub use connection::{Connection, Responder};
+pub use discovery::{
+    Discovery, DiscoveryConfig, Found, InterfaceObservations, Looking, MemberSeen, Method,
+    Observations, PORT as DISCOVERY_PORT,
+};
 pub use endpoint::{Endpoint, EndpointConfig, Timing};
 pub use error::{CloseReason, Error, TicketRefusal};
 pub use frames::{FrameReceiver, FrameSender};
 pub use identity::Identity;
-pub use interfaces::Interfaces;
+pub use interfaces::{InterfaceKind, Interfaces};
 pub use membership::{Invitation, InvitationId, InvitationState, Invite, Membership};
 pub use plane::Plane;
 pub use relay::{Relay, RelayError};

@@ -4,7 +4,7 @@
 use std::{sync::Arc, time::Duration};
 
 use shoal_cluster::Event as ClusterEvent;
-use shoal_net::{Discovery, DiscoveryConfig, Endpoint, Looking, Membership};
+use shoal_net::{DISCOVERY_PORT, Discovery, DiscoveryConfig, Endpoint, Looking, Membership};
 use shoal_proto::{
     NodeId,
     control::{ECHO_BYTES_MAX, LinkRecord, Request, Response},
@@ -14,8 +14,6 @@ use tracing::{debug, info};
 
 use crate::{Error, Node, node::Inner};
 
-/// The UDP port at which members that look for each other ask, on every device.
-const DISCOVERY_PORT: u16 = 52416;
 /// How often the control plane is asked whether somebody is missing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 /// How often this node's links are published, if they have changed much.

@@ -1,0 +1,1 @@
+//! The packet against damage, strangers and time.
