@@ -43,7 +43,7 @@ pub(crate) fn start_discovery(inner: &Inner, run: u64) -> Result<Option<Discover
 /// Finds members and is found by them, until the node ends.
 pub(crate) async fn discover(inner: Arc<Inner>, discovery: Discovery, membership: Membership) {
     let mut members = membership.subscribe();
-    discovery.set_keys(membership.discovery_keys());
+    discovery.set_keys(&membership.discovery_keys());
     let mut looks = time::interval(LOOK_INTERVAL);
     let mut is_looking = false;
     loop {
@@ -60,7 +60,7 @@ pub(crate) async fn discover(inner: Arc<Inner>, discovery: Discovery, membership
                 if changed.is_err() {
                     return;
                 }
-                discovery.set_keys(membership.discovery_keys());
+                discovery.set_keys(&membership.discovery_keys());
             }
             _ = looks.tick() => {
                 let looks = inner.peers().read(|state, now| state.is_looking(now));
