@@ -14,7 +14,11 @@
 //! way: steps that are not answered for a while are sent again. An answer that comes twice does no harm, since it says to which
 //! position it belongs, and its token is the same.
 
-use std::{collections::VecDeque, sync::Arc, time::Instant};
+use std::{
+    collections::VecDeque,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use shoal_cluster::Liveness;
 use shoal_proto::{
@@ -28,11 +32,14 @@ use tracing::{debug, info};
 use crate::{
     Error,
     generate::{Event, FinishReason, GenerateRequest, Timings, Usage},
+    instruments::Instruments,
     models::Opened,
     peers::Peers,
     router::{Registration, Router},
     sequences::Sequences,
+    stats::Pace,
     stop::StopMatcher,
+    trace::{Recorder, Trace},
 };
 
 /// Steps of one sequence that may be under way: enough that every stage of a small cluster has one to work on.
@@ -53,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) router: Arc<Router>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) sequences: Arc<Sequences>,
+    pub(crate) instruments: Instruments,
 }
 
 /// A request that has been checked and tokenised.
@@ -62,6 +70,9 @@ pub(crate) struct Job {
     pub(crate) instance: InstanceRecord,
     pub(crate) request: GenerateRequest,
     pub(crate) prompt: Vec<TokenId>,
+    /// When the request came, and how long its preparation took.
+    pub(crate) received: Instant,
+    pub(crate) prepared: Duration,
 }
 
 /// How the pipeline phase of a request ended.
@@ -93,6 +104,9 @@ struct Driver {
     n_cached: usize,
     started: Instant,
     first_token: Option<Instant>,
+    last_token: Option<Instant>,
+    pace: Pace,
+    recorder: Recorder,
 }
 
 /// Drives a request to its end and sends what happens to `events`. Ends early when nobody listens any more.
@@ -104,6 +118,8 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
     let n_cached = n_shared.min(job.prompt.len() - 1);
     let frames = ctx.router.register(instance.id, sequence);
     let log = job.prompt.clone();
+    ctx.instruments.stats.begin(instance.id);
+    let recorder = ctx.instruments.traces.begin(trace(&ctx, &job), job.received);
     let mut driver = Driver {
         ctx,
         job,
@@ -120,6 +136,9 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
         n_cached,
         started,
         first_token: None,
+        last_token: None,
+        pace: Pace::default(),
+        recorder,
     };
     let outcome = driver.run().await;
     driver.end(outcome).await;
@@ -161,7 +180,8 @@ impl Driver {
             self.heard = Instant::now();
             self.resend_at = self.heard + RESEND_MIN;
             match body {
-                Body::Done { position, token, .. } => {
+                Body::Done { position, token, timings } => {
+                    self.recorder.done(position, token.is_some(), timings);
                     self.in_flight.retain(|&end| end > position as usize);
                     self.n_settled = self.n_settled.max(position as usize);
                     let Some(token) = token else { continue };
@@ -192,7 +212,11 @@ impl Driver {
         text: &mut shoal_tokenizer::Detokenizer<'_>,
         stops: &mut StopMatcher,
     ) -> Option<Outcome> {
-        self.first_token.get_or_insert_with(Instant::now);
+        let now = Instant::now();
+        self.first_token.get_or_insert(now);
+        if let Some(last) = self.last_token.replace(now) {
+            self.pace.push(now - last);
+        }
         self.log.push(token);
         let is_end = self.job.opened.tokenizer.is_end_of_generation(token);
         let n_generated = self.log.len() - self.job.prompt.len();
@@ -227,6 +251,7 @@ impl Driver {
         let n_settled = self.n_settled.min(self.n_sent);
         self.gap = Some(self.gap.map_or(n_settled, |gap| gap.min(n_settled)));
         self.in_flight.clear();
+        self.recorder.lost();
     }
 
     /// Sends what can be sent now.
@@ -252,6 +277,7 @@ impl Driver {
                 sampling: is_last.then(|| self.job.request.sampling.clone()),
                 timings: Vec::new(),
             };
+            self.recorder.sent(count(end), count(end - self.n_sent));
             let first = self.job.instance.placement.stages[0].node;
             self.ctx.router.send(first, self.frame(Body::Step(step))).await;
             self.n_sent = end;
@@ -285,12 +311,26 @@ impl Driver {
             n_cached: count(self.n_cached),
             n_generated: count(self.log.len() - self.job.prompt.len()),
         };
-        let first_token = self.first_token.unwrap_or_else(Instant::now);
-        let timings =
-            Timings { first_token: first_token - self.started, generation: first_token.elapsed() };
+        let first = self.first_token.unwrap_or_else(Instant::now);
+        let timings = Timings { first_token: first - self.started, generation: first.elapsed() };
+        let first_token = self.first_token.map(|at| at - self.job.received);
+        self.ctx.instruments.stats.end(instance.id, &self.pace, first_token);
+        let how = match &outcome {
+            Outcome::Finished(FinishReason::Stop) => "stop",
+            Outcome::Finished(FinishReason::Length) => "length",
+            Outcome::Cancelled => "cancelled",
+            Outcome::Failed(_) => "failed",
+        };
+        self.recorder.end(how, usage.n_cached, usage.n_generated);
         let (event, close) = match outcome {
             Outcome::Finished(reason) => {
-                info!(n_prompt = usage.n_prompt, n_generated = usage.n_generated, "request done");
+                let first_token_ms = first_token.map(|first| first.as_secs_f64() * 1e3);
+                let (tokens_per_s, n_stages) = (self.pace.per_s(), instance.placement.stages.len());
+                let (n_prompt, n_generated) = (usage.n_prompt, usage.n_generated);
+                info!(
+                    n_prompt,
+                    n_generated, first_token_ms, tokens_per_s, n_stages, "request done"
+                );
                 let held = self.log[..self.n_sent].to_vec();
                 let (id, epoch) = (instance.id, instance.epoch);
                 let close = self.ctx.sequences.keep(id, epoch, self.sequence, held);
@@ -319,4 +359,27 @@ impl Driver {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).expect("bounded by the context")
+}
+
+/// The beginning of a request's trace.
+fn trace(ctx: &Context, job: &Job) -> Trace {
+    let started = job.received.elapsed();
+    Trace {
+        id: 0,
+        model: job.instance.model.name.clone(),
+        instance: job.instance.id,
+        driver: ctx.id,
+        stages: job.instance.placement.stages.iter().map(|stage| stage.node).collect(),
+        received: SystemTime::now().checked_sub(started).unwrap_or(SystemTime::UNIX_EPOCH),
+        prepared: job.prepared,
+        started,
+        n_prompt: count(job.prompt.len()),
+        n_cached: 0,
+        n_generated: 0,
+        first_token: None,
+        ended: None,
+        outcome: "running",
+        steps: Vec::new(),
+        n_steps: 0,
+    }
 }

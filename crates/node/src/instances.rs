@@ -196,13 +196,14 @@ impl Node {
         let is_fetching = record.phase == Phase::Fetching;
         let progress = here.and_then(|here| here.progress).filter(|_| is_fetching);
         let of_this_epoch = progress.filter(|(epoch, ..)| *epoch == record.epoch);
+        let measured = self.inner().instruments.stats.of(record.id);
         InstanceStatus {
             state,
             why,
             progress: of_this_epoch.map(|(_, n_bytes, n_total)| (n_bytes, n_total)),
-            n_requests: 0,
+            n_requests: usize::try_from(measured.n_running).unwrap_or(usize::MAX),
             predicted_per_s: here.and_then(|here| here.predicted_per_s),
-            measured_per_s: None,
+            measured_per_s: measured.measured_per_s,
             record,
         }
     }
@@ -484,6 +485,7 @@ impl Inner {
             stage_idx,
             n_threads: self.config().n_threads,
             isa: self.config().isa.clone(),
+            profiler: Arc::clone(&self.instruments.profiler),
         };
         let model = Arc::clone(&opened.model);
         let runner = RunnerHandle::start(spec, model, self.router().outbox()).await?;
@@ -534,6 +536,7 @@ impl Inner {
         });
         for &(instance, epoch) in &outdated {
             self.sequences().forget(instance);
+            self.instruments.stats.forget(instance);
             self.router().remove_runner(instance, epoch);
             self.instances.set_stage(instance, None);
             info!(%instance, %epoch, "stage ended");

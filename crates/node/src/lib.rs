@@ -19,6 +19,7 @@ mod error;
 mod files;
 mod generate;
 mod instances;
+mod instruments;
 mod inventory;
 mod memory;
 mod models;
@@ -28,12 +29,16 @@ mod obtain;
 mod peers;
 mod plan;
 mod planning;
+mod profile;
 mod remembered;
 mod router;
 mod runner;
 mod sequences;
 mod shelf;
+mod stats;
 mod stop;
+mod trace;
+mod vitals;
 
 use shoal_engine::{Compute, Isa};
 
@@ -49,6 +54,7 @@ pub use plan::{
 pub use shelf::{Fit, Offer};
 pub use shoal_hub as hub;
 pub use shoal_proto as proto;
+pub use trace::{StepTrace, Trace};
 
 /// Returns what computes: threads, and an instruction set by name or the best.
 fn compute(n_threads: Option<usize>, isa: Option<&str>) -> Result<Compute, Error> {

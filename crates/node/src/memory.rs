@@ -12,7 +12,7 @@ pub(crate) fn peak_rss_bytes() -> Option<u64> {
 }
 
 /// Reads a field that the kernel gives in kibibytes.
-fn field(text: &str, name: &str) -> Option<u64> {
+pub(crate) fn field(text: &str, name: &str) -> Option<u64> {
     let line = text.lines().find_map(|line| line.strip_prefix(name))?;
     let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
     kib.checked_mul(1024)

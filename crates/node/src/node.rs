@@ -30,6 +30,7 @@ use crate::{
     files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
     instances::{self, Instances},
+    instruments::{self, Instruments},
     inventory,
     models::{Models, Opened},
     network,
@@ -37,6 +38,7 @@ use crate::{
     peers::{Handler, Peers},
     router::Router,
     sequences::Sequences,
+    trace::Trace,
 };
 
 /// Positions of a sequence unless the user asks for another number: what a phone's memory bears with a 3B model.
@@ -156,6 +158,7 @@ pub(crate) struct Inner {
     peers: Arc<Peers>,
     router: Arc<Router>,
     sequences: Arc<Sequences>,
+    pub(crate) instruments: Instruments,
     pub(crate) instances: Instances,
     /// When the bandwidth of the link to a peer was measured last.
     bandwidths: Mutex<HashMap<NodeId, Instant>>,
@@ -211,6 +214,7 @@ impl Node {
             router,
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
             instances: Instances::default(),
+            instruments: Instruments::default(),
             bandwidths: Mutex::default(),
             started_s: now.as_secs(),
             tasks,
@@ -235,6 +239,8 @@ impl Node {
     ) -> Result<(), Error> {
         let inner = &self.inner;
         inner.spawn(inventory::publish(Arc::clone(inner)));
+        inner.spawn(instruments::watch(Arc::clone(inner)));
+        instruments::calibrate(inner);
         let node = self.clone();
         inner.spawn(async move {
             let mut checks = tokio::time::interval(instances::IDLE_CHECK);
@@ -276,6 +282,7 @@ impl Node {
     /// # Errors
     /// If the model is unknown, a parameter is out of range, or the prompt does not fit.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
+        let received = std::time::Instant::now();
         check(&request)?;
         let instance = self.instance_for(&request.model).await?;
         let opened = self.inner.open(&instance.model).await?;
@@ -291,10 +298,22 @@ impl Node {
             router: Arc::clone(&self.inner.router),
             peers: Arc::clone(&self.inner.peers),
             sequences: Arc::clone(&self.inner.sequences),
+            instruments: self.inner.instruments.clone(),
         };
-        let job = Job { opened, instance, request, prompt };
+        let prepared = received.elapsed();
+        let job = Job { opened, instance, request, prompt, received, prepared };
         self.inner.tasks.spawn(driver::drive(ctx, job, sender));
         Ok(Generation { events })
+    }
+
+    /// The latest requests that this node drove, the newest first, without their steps.
+    pub fn traces(&self) -> Vec<Trace> {
+        self.inner.instruments.traces.list()
+    }
+
+    /// Where the time of a request went, if it is one of the latest.
+    pub fn trace(&self, id: u64) -> Option<Trace> {
+        self.inner.instruments.traces.get(id)
     }
 
     /// The models that requests may name.

@@ -10,9 +10,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shoal_engine::{Compute, Model, Segment, Sequence, Shard};
+use shoal_engine::{Compute, Model, Part, Segment, Sequence, Shape, Shard};
 use shoal_proto::{
-    NodeId, SequenceId,
+    LayerRange, NodeId, SequenceId,
     control::InstanceRecord,
     frame::{
         Body, EMPTY_PREFIX_HASH, Frame, FrameKey, MAX_TIMINGS, StageTiming, Step,
@@ -22,7 +22,7 @@ use shoal_proto::{
 use tokio::sync::{mpsc, oneshot};
 use tracing::{debug, info, warn};
 
-use crate::Error;
+use crate::{Error, profile::Profiler};
 
 /// Frames that may wait for a runner. Each sequence has at most [`crate::driver::STEPS_IN_FLIGHT_MAX`] steps under way, so this
 /// is never full in a well-behaved cluster; a full inbox makes the sender wait.
@@ -43,6 +43,8 @@ pub(crate) struct Spec {
     pub(crate) n_threads: Option<usize>,
     /// The instruction set by name; `None` for the best.
     pub(crate) isa: Option<String>,
+    /// Learns from what batches take.
+    pub(crate) profiler: Arc<Profiler>,
 }
 
 /// What reaches a runner.
@@ -130,6 +132,10 @@ struct Runner {
     compute: Compute,
     n_ctx: usize,
     next: Option<NodeId>,
+    profiler: Arc<Profiler>,
+    /// What a batch reads, and what each of its rows computes.
+    n_bytes: u64,
+    n_macs: u64,
     sequences: HashMap<HeldKey, Held>,
     outbox: mpsc::Sender<Outgoing>,
 }
@@ -142,6 +148,7 @@ impl Runner {
     fn load(spec: &Spec, model: Arc<Model>, outbox: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
         let stages = &spec.instance.placement.stages;
         let layers = stages[spec.stage_idx].layers;
+        let work = work(&model.shape(), layers);
         let shard = Shard::load(model, layers)?;
         let compute = crate::compute(spec.n_threads, spec.isa.as_deref())?;
         info!(%layers, isa = %compute.isa(), n_threads = compute.n_threads(), "stage ready");
@@ -150,6 +157,9 @@ impl Runner {
             compute,
             n_ctx: spec.instance.n_ctx as usize,
             next: stages.get(spec.stage_idx + 1).map(|stage| stage.node),
+            profiler: Arc::clone(&spec.profiler),
+            n_bytes: work.n_bytes,
+            n_macs: work.n_macs,
             sequences: HashMap::new(),
             outbox,
         })
@@ -237,9 +247,11 @@ impl Runner {
                 want_logits: step.sampling.is_some(),
             })
             .collect();
+        let n_rows = segments.iter().map(|segment| segment.tokens.len()).sum();
         let began = Instant::now();
         let frames = match self.shard.forward(&self.compute, &mut segments) {
             Ok(output) => {
+                self.profiler.observe(self.n_bytes, self.n_macs, n_rows, began.elapsed());
                 let (rows, logits) = (output.activations.to_vec(), output.logits.to_vec());
                 self.results(&mut ready, &rows, logits, began)
             }
@@ -350,6 +362,18 @@ impl Runner {
     fn send(&self, to: NodeId, frame: Frame) -> bool {
         self.outbox.blocking_send(Outgoing { to, frame }).is_ok()
     }
+}
+
+/// What a stage reads for a batch and computes for each of its rows: its layers, and the head at the end. The embedding is left
+/// out, since only a row of it is read.
+fn work(shape: &Shape, layers: LayerRange) -> Part {
+    let (start, end) = (layers.start() as usize, layers.end() as usize);
+    let head = (end == shape.layers.len()).then_some(&shape.head);
+    let parts = shape.layers.get(start..end).unwrap_or_default().iter().chain(head);
+    parts.fold(Part::default(), |sum, part| Part {
+        n_bytes: sum.n_bytes + part.n_bytes,
+        n_macs: sum.n_macs + part.n_macs,
+    })
 }
 
 /// Adds what this stage took for a step to what the stages before it took.

@@ -1,0 +1,172 @@
+//! How fast this node computes: what its kernels reach in a trial, corrected by what its stages take in earnest. A phone that
+//! grows hot or shares its processors becomes slower than its trial, and plans should know.
+
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use shoal_engine::Rates;
+use shoal_proto::control::Profile;
+use tracing::{debug, info};
+
+/// Time of the trial.
+const TRIAL: Duration = Duration::from_millis(250);
+/// Weight of a new observation: some dozens of steps outweigh what was before.
+const NEW_SHARE: f64 = 0.05;
+/// Bounds of what observations may make of the trial's result: beyond them something else than speed is being measured.
+const CORRECTION_MIN: f64 = 0.1;
+const CORRECTION_MAX: f64 = 3.0;
+/// Rows from which on a batch tells of prefill.
+const PREFILL_ROWS_MIN: usize = 32;
+
+/// What a node knows about its speed. Nothing is kept on disk: another kernel or another governor makes it false.
+#[derive(Debug, Default)]
+pub(crate) struct Profiler {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug)]
+struct Known {
+    rates: Option<Rates>,
+    decode: f64,
+    prefill: f64,
+    /// Batches that were computed since the start.
+    n_batches: u64,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { rates: None, decode: 1.0, prefill: 1.0, n_batches: 0 }
+    }
+}
+
+impl Profiler {
+    /// Runs the trial on a thread of low priority, so that it delays nothing. A trial during which a stage has computed says
+    /// nothing and is repeated once; `done` is called when there is a profile.
+    pub(crate) fn start(
+        self: &Arc<Self>,
+        n_threads: Option<usize>,
+        isa: Option<String>,
+        done: impl FnOnce() + Send + 'static,
+    ) {
+        let profiler = Arc::clone(self);
+        let started = std::thread::Builder::new().name("calibrate".into()).spawn(move || {
+            // Threads inherit it, and it ends with them. Where it is refused, the trial is short all the same.
+            let _ = rustix::process::nice(10);
+            let compute = match crate::compute(n_threads, isa.as_deref()) {
+                Ok(compute) => compute,
+                Err(error) => return debug!(%error, "no trial"),
+            };
+            for _ in 0..2 {
+                let n_before = profiler.known().n_batches;
+                let rates = shoal_engine::calibrate(&compute, TRIAL);
+                let mut known = profiler.known();
+                known.rates = Some(rates);
+                if known.n_batches == n_before {
+                    break;
+                }
+            }
+            info!(profile = ?profiler.profile(), "calibrated");
+            done();
+        });
+        if let Err(error) = started {
+            debug!(%error, "no trial");
+        }
+    }
+
+    /// Takes in what a stage took for a batch: `weight_bytes` read once, `n_macs` for each of `n_rows`.
+    pub(crate) fn observe(&self, weight_bytes: u64, n_macs: u64, n_rows: usize, took: Duration) {
+        let mut known = self.known();
+        known.n_batches += 1;
+        let Some(rates) = known.rates else { return };
+        let work_s = (took.as_secs_f64() - rates.step_s).max(took.as_secs_f64() / 2.0);
+        if work_s <= 0.0 {
+            return;
+        }
+        if n_rows == 1 && weight_bytes > 0 {
+            let ratio = weight_bytes as f64 / work_s / rates.decode_bytes_per_s;
+            known.decode = corrected(known.decode, ratio);
+        } else if n_rows >= PREFILL_ROWS_MIN && n_macs > 0 {
+            let ratio = n_macs as f64 * n_rows as f64 / work_s / rates.prefill_macs_per_s;
+            known.prefill = corrected(known.prefill, ratio);
+        }
+    }
+
+    /// The speed, once it is known.
+    pub(crate) fn profile(&self) -> Option<Profile> {
+        let known = self.known();
+        let rates = known.rates?;
+        // A conversion from f64 saturates; the rates are positive.
+        Some(Profile {
+            decode_bytes_per_s: (rates.decode_bytes_per_s * known.decode) as u64,
+            prefill_macs_per_s: (rates.prefill_macs_per_s * known.prefill) as u64,
+            step_us: (rates.step_s * 1e6).round() as u32,
+        })
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Moves a correction towards an observed ratio, inside its bounds.
+fn corrected(correction: f64, ratio: f64) -> f64 {
+    let ratio = ratio.clamp(CORRECTION_MIN, CORRECTION_MAX);
+    correction + NEW_SHARE * (ratio - correction)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn profiler() -> Profiler {
+        let rates = Rates { decode_bytes_per_s: 1e9, prefill_macs_per_s: 1e10, step_s: 0.001 };
+        let profiler = Profiler::default();
+        profiler.known().rates = Some(rates);
+        profiler
+    }
+
+    #[track_caller]
+    fn check_near(got: u64, expected: f64) {
+        assert!((got as f64 / expected - 1.0).abs() < 0.01, "expected {expected}, got {got}");
+    }
+
+    #[test]
+    fn knows_nothing_before_its_trial() {
+        let profiler = Profiler::default();
+        profiler.observe(1000, 1000, 1, Duration::from_secs(1));
+        assert_eq!(profiler.profile(), None);
+    }
+
+    #[test]
+    fn slow_steps_make_the_node_slower() {
+        let profiler = profiler();
+        // 100 MB in 0.201 s, of which 1 ms is no work: half the speed of the trial.
+        (0..200).for_each(|_| profiler.observe(100_000_000, 1, 1, Duration::from_millis(201)));
+        let profile = profiler.profile().expect("calibrated");
+        check_near(profile.decode_bytes_per_s, 0.5e9);
+        check_near(profile.prefill_macs_per_s, 1e10);
+        assert_eq!(profile.step_us, 1000);
+    }
+
+    #[test]
+    fn many_rows_tell_of_prefill_only() {
+        let profiler = profiler();
+        // 64 rows of 1e8 in 0.321 s: twice the speed of the trial.
+        (0..200).for_each(|_| profiler.observe(1, 100_000_000, 64, Duration::from_millis(321)));
+        (0..200).for_each(|_| profiler.observe(1, 1, 8, Duration::from_secs(9)));
+        let profile = profiler.profile().expect("calibrated");
+        check_near(profile.prefill_macs_per_s, 2e10);
+        check_near(profile.decode_bytes_per_s, 1e9);
+    }
+
+    #[test]
+    fn no_observation_leaves_the_bounds() {
+        let profiler = profiler();
+        (0..500).for_each(|_| profiler.observe(1, 1, 1, Duration::from_secs(1000)));
+        check_near(profiler.profile().expect("calibrated").decode_bytes_per_s, 0.1e9);
+        (0..500).for_each(|_| profiler.observe(u64::MAX, 1, 1, Duration::from_nanos(1)));
+        check_near(profiler.profile().expect("calibrated").decode_bytes_per_s, 3e9);
+    }
+}
