@@ -100,11 +100,9 @@ impl Schedule {
         if now >= self.next_sweep {
             self.sweep_pause = SWEEP_PAUSE;
         }
-        let start = self.start_at(now);
-        self.last_start = Some(start);
         self.looking = Some(Looking {
             hints,
-            next_round: start,
+            next_round: self.start_at(now),
             gap: ROUND_GAP,
             restart: None,
             quiet_since: now,
@@ -162,9 +160,11 @@ impl Schedule {
             looking.restart = None;
             looking.next_round = now;
             looking.gap = ROUND_GAP;
-            self.last_start = Some(now);
         }
         if looking.next_round <= now {
+            if looking.gap == ROUND_GAP {
+                self.last_start = Some(now);
+            }
             steps.extend(looking.hints.iter().map(|ip| Step::Hint(*ip)));
             steps.push(Step::Round);
             looking.next_round = now + self.random.jitter(looking.gap);

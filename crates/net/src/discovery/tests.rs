@@ -89,3 +89,78 @@ async fn one_who_looks_and_two_who_only_answer_find_each_other() {
         found.push(find(&three, 2).await.node);
     }
 }
+
+#[tokio::test]
+async fn another_key_is_never_found_and_is_counted() {
+    let port = free_port();
+    let one = node(1, 1, port, &[[9; 32]]);
+    let stranger = node(2, 2, port, &[[8; 32]]);
+    until(&one, |seen| !seen.other_clusters.is_empty()).await;
+    until(&stranger, |seen| !seen.other_clusters.is_empty()).await;
+    assert!(one.observations().members.is_empty());
+    assert!(stranger.observations().members.is_empty());
+}
+
+#[tokio::test]
+async fn a_rotated_key_and_the_one_before_it_are_understood() {
+    let port = free_port();
+    let ahead = node(1, 1, port, &[[8; 32], [9; 32]]);
+    let behind = node(2, 2, port, &[[9; 32]]);
+    // Who is ahead answers with the key that it was asked with.
+    find(&behind, 1).await;
+    find(&ahead, 2).await;
+    ahead.set_keys(&[[7; 32]]);
+    behind.set_keys(&[[7; 32]]);
+    behind.stop().await;
+    let new = node(3, 3, port, &[[7; 32]]);
+    find(&ahead, 3).await;
+    find(&new, 1).await;
+}
+
+#[tokio::test]
+async fn a_second_node_of_the_same_id_is_noticed() {
+    let port = free_port();
+    let one = node(1, 1, port, &[[9; 32]]);
+    let _two = node(1, 2, port, &[[9; 32]]);
+    until(&one, |seen| seen.twins.contains_key(&2)).await;
+    assert!(one.observations().members.is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_to_no_question_is_not_believed() {
+    let port = free_port();
+    let one = node(1, 1, port, &[[9; 32]]);
+    until(&one, |seen| !seen.interfaces.is_empty()).await;
+    let answer = packet::Packet {
+        kind: packet::Kind::Answer,
+        method: Method::Sweep,
+        node: NodeId([2; 32]),
+        run: 2,
+        nonce: [5; packet::NONCE_BYTES],
+        unix_s: 0,
+        addrs: vec![quic_addr(2)],
+        software: String::new(),
+    };
+    let bytes = answer.encode(&PacketKey::derive(&[9; 32]));
+    UdpSocket::bind("127.0.0.1:0").unwrap().send_to(&bytes, ("127.0.0.1", port)).unwrap();
+    until(&one, |seen| seen.stale_answers == 1).await;
+    assert!(one.observations().members.is_empty());
+}
+
+#[tokio::test]
+async fn a_flood_of_garbage_changes_nothing_but_counts() {
+    let port = free_port();
+    let one = node(1, 1, port, &[[9; 32]]);
+    until(&one, |seen| !seen.interfaces.is_empty()).await;
+    let flood = UdpSocket::bind("127.0.0.1:0").unwrap();
+    for n in 0_u32..3000 {
+        let bytes = [&b"shdq"[..], &[1, 1, 1], &u64::from(n).to_le_bytes(), &[0; 100]].concat();
+        flood.send_to(&bytes, ("127.0.0.1", port)).unwrap();
+    }
+    until(&one, |seen| seen.other_clusters.len() == 64).await;
+    // Whoever comes after the flood is still found.
+    let two = node(2, 2, port, &[[9; 32]]);
+    find(&one, 2).await;
+    find(&two, 1).await;
+    assert_eq!(one.observations().other_clusters.len(), 64);
+}
