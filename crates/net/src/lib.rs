@@ -22,6 +22,7 @@ mod accept;
 mod connection;
 mod device_mark;
 mod discovery;
+mod doctor;
 mod endpoint;
 mod error;
 mod frames;
@@ -46,6 +47,7 @@ pub use discovery::{
     Discovery, DiscoveryConfig, Found, InterfaceObservations, Looking, MemberSeen, Method,
     Observations, PORT as DISCOVERY_PORT,
 };
+pub use doctor::{Facts, Finding, RememberedMember, Severity, diagnose};
 pub use endpoint::{Endpoint, EndpointConfig, Timing};
 pub use error::{CloseReason, Error, TicketRefusal};
 pub use frames::{FrameReceiver, FrameSender};
