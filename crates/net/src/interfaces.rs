@@ -84,8 +84,8 @@ impl InterfaceKind {
             (InterfaceKind::Wifi, &["wl", "ath"]),
             (InterfaceKind::Loopback, &["lo"]),
         ];
-        let of = |prefixes: &&[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
-        NAMES.iter().find(|(_, prefixes)| of(&prefixes)).map_or(Self::Other, |(kind, _)| *kind)
+        let of = |prefixes: &[&str]| prefixes.iter().any(|prefix| name.starts_with(prefix));
+        NAMES.iter().find(|(_, prefixes)| of(prefixes)).map_or(Self::Other, |(kind, _)| *kind)
     }
 
     /// Whether the hosts of its subnets may be probed one by one. Not where a probe costs money, leaves the house, or can
