@@ -107,6 +107,14 @@ pub(crate) trait Kernel:
 pub(crate) trait IntLanes: Lanes {
     /// The 16 lanes.
     type I: Copy;
+    /// The sums of two small blocks of four rows, in whatever order.
+    type Four: Copy;
+
+    /// Zero.
+    fn zero_four(self) -> Self::Four;
+
+    /// The sums of 16 rows, for each of the two blocks.
+    fn join_fours(self, fours: &[Self::Four; 4]) -> [Self::I; 2];
 }
 
 /// What a decoding kernel asks memory for while it works: the bytes behind its tile, evenly over the tile's blocks.
@@ -136,19 +144,14 @@ impl Ahead {
 }
 
 /// Products with small blocks as they lie in memory.
-///
-/// Implementations ask for as much of `ahead` as they read.
 pub(crate) trait DotSmall<B: Small>: IntLanes {
-    /// `Σ (code - OFFSET) * x` over each of two blocks of 16 rows.
-    fn dot_small_rows(
-        self,
-        rows: &[&[B; 2]; LANES],
-        x: &[[i8; SMALL]; 2],
-        ahead: Ahead,
-    ) -> [Self::I; 2];
+    /// `Σ (code - OFFSET) * x` over each of two blocks of four rows.
+    fn dot_four(self, rows: &[&[B; 2]; 4], x: &[[i8; SMALL]; 2]) -> Self::Four;
 }
 
-/// Products with super-blocks as they lie in memory, with `ahead` as in [`DotSmall`].
+/// Products with super-blocks as they lie in memory.
+///
+/// Implementations ask for as much of `ahead` as they read.
 pub(crate) trait DotSuper<B: Super>: IntLanes {
     /// `Σ scale * (code - OFFSET) * x` and `Σ min * x` over a block of 16 rows. `sums`: of each 16 of `x`
     fn dot_super_rows(

@@ -131,6 +131,26 @@ impl Lanes for Avx2 {
 
 impl IntLanes for Avx2 {
     type I = [__m256i; 2];
+    /// A half per block, a lane per row.
+    type Four = __m256i;
+
+    #[inline(always)]
+    fn zero_four(self) -> Self::Four {
+        // SAFETY: see above.
+        unsafe { _mm256_setzero_si256() }
+    }
+
+    #[inline(always)]
+    fn join_fours(self, fours: &[__m256i; 4]) -> [[__m256i; 2]; 2] {
+        let [a, b, c, d] = *fours;
+        // SAFETY: the token proves the features.
+        unsafe {
+            [
+                [_mm256_permute2x128_si256::<0x20>(a, b), _mm256_permute2x128_si256::<0x20>(c, d)],
+                [_mm256_permute2x128_si256::<0x31>(a, b), _mm256_permute2x128_si256::<0x31>(c, d)],
+            ]
+        }
+    }
 }
 
 impl Kernel for Avx2 {

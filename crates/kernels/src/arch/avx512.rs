@@ -149,6 +149,20 @@ impl Lanes for Avx512 {
 
 impl IntLanes for Avx512 {
     type I = __m512i;
+    /// Part `i` has, of each row, the sum of half `i % 2` of block `i / 2`.
+    type Four = __m512i;
+
+    #[inline(always)]
+    fn zero_four(self) -> Self::Four {
+        // SAFETY: see above.
+        unsafe { _mm512_setzero_si512() }
+    }
+
+    #[inline(always)]
+    fn join_fours(self, fours: &[__m512i; 4]) -> [__m512i; 2] {
+        // SAFETY: the token proves the features.
+        unsafe { decode::fold_halves(*fours) }
+    }
 }
 
 impl Kernel for Avx512 {

@@ -1,157 +1,500 @@
-//! Decoding with AVX2.
+//! Decoding with AVX2: each row of a block is multiplied as it lies in memory, and the sums of 16 rows end up in 16 lanes.
+//!
+//! As with AVX-512, codes stay in registers, and headers of K-quants are unpacked for eight rows at a time.
 
 use std::arch::x86_64::*;
 
-use super::{Avx2, pairs};
-use crate::arch::{Ahead, DotSmall, DotSuper, Lanes, SuperDot};
+use super::Avx2;
+use crate::arch::{Ahead, DotSmall, DotSuper, SuperDot};
 use crate::elementary::LANES;
-use crate::quant::{N_SUB, SMALL, SUPER, Small, Super};
+use crate::quant::{
+    BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0, N_SUB, SMALL, SUPER, Small,
+};
 
-/// Adds the four lanes of each 128 bits of eight vectors: lane `i` is the sum of `x[i]`.
+/// Rows whose sums fit in one vector.
+const ROWS: usize = 8;
+
+/// 32 bytes from memory.
 #[inline]
 #[target_feature(enable = "avx2")]
-fn fold8(x: &[__m256i; 8]) -> __m256i {
-    let ab = _mm256_hadd_epi32(x[0], x[1]);
-    let cd = _mm256_hadd_epi32(x[2], x[3]);
-    let ef = _mm256_hadd_epi32(x[4], x[5]);
-    let gh = _mm256_hadd_epi32(x[6], x[7]);
-    let abcd = _mm256_hadd_epi32(ab, cd);
-    let efgh = _mm256_hadd_epi32(ef, gh);
-    let low = _mm256_permute2x128_si256::<0x20>(abcd, efgh);
-    let high = _mm256_permute2x128_si256::<0x31>(abcd, efgh);
+fn load<T>(at: &T) -> __m256i {
+    const { assert!(size_of::<T>() == 32) };
+    // SAFETY: 32 bytes are read, which is the size of `T`; no alignment is needed.
+    unsafe { _mm256_loadu_si256(std::ptr::from_ref(at).cast()) }
+}
+
+/// 16 bytes from memory.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn load16<T>(at: &T) -> __m128i {
+    const { assert!(size_of::<T>() == 16) };
+    // SAFETY: 16 bytes are read, which is the size of `T`; no alignment is needed.
+    unsafe { _mm_loadu_si128(std::ptr::from_ref(at).cast()) }
+}
+
+/// Two halves of a vector.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn join(low: __m128i, high: __m128i) -> __m256i {
+    _mm256_inserti128_si256::<1>(_mm256_castsi128_si256(low), high)
+}
+
+/// Adds the four lanes of each half: lane `i` of a half is the sum of that half of `x[i]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold4(x: [__m256i; 4]) -> __m256i {
+    let (ab, cd) = (_mm256_hadd_epi32(x[0], x[1]), _mm256_hadd_epi32(x[2], x[3]));
+    _mm256_hadd_epi32(ab, cd)
+}
+
+/// `fold4` of sums of four that fit in 16 bits, even in pairs.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold4_narrow(x: [__m256i; 4]) -> __m256i {
+    let one = _mm256_set1_epi16(1);
+    let ab = _mm256_madd_epi16(_mm256_packs_epi32(x[0], x[1]), one);
+    let cd = _mm256_madd_epi16(_mm256_packs_epi32(x[2], x[3]), one);
+    _mm256_madd_epi16(_mm256_packs_epi32(ab, cd), one)
+}
+
+/// Adds the lanes of each of eight vectors: lane `i` is the sum of `x[i]`.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn fold8(x: [__m256i; ROWS]) -> __m256i {
+    let [a, b, c, d, e, f, g, h] = x;
+    add_halves(fold4([a, b, c, d]), fold4([e, f, g, h]))
+}
+
+/// Half `i` is the sum of both halves of the `i`-th.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn add_halves(first: __m256i, second: __m256i) -> __m256i {
+    let low = _mm256_permute2x128_si256::<0x20>(first, second);
+    let high = _mm256_permute2x128_si256::<0x31>(first, second);
     _mm256_add_epi32(low, high)
 }
 
-impl Avx2 {
-    #[inline(always)]
-    fn zero(self) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_setzero_si256() }
-    }
+/// How a small block is multiplied.
+trait Dot: Small {
+    /// Whether sums of four products fit in 16 bits, even in pairs.
+    const NARROW: bool;
+
+    /// `Σ (code - OFFSET) * x` of adjacent pairs, as i16.
+    fn pairs(&self, k: Avx2, x: __m256i) -> __m256i;
+}
+
+impl Dot for BlockQ8_0 {
+    const NARROW: bool = false;
 
     #[inline(always)]
-    fn sub(self, a: __m256i, b: __m256i) -> __m256i {
-        // SAFETY: see above.
-        unsafe { _mm256_sub_epi32(a, b) }
-    }
-
-    #[inline(always)]
-    fn dot_small<const OFFSET: i32>(self, w: &[u8; SMALL], x: &[i8; SMALL]) -> __m256i {
-        // SAFETY: see above.
+    fn pairs(&self, _: Avx2, x: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
         unsafe {
-            let (w, x) =
-                (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-            let products = if OFFSET == 128 { pairs::<true>(w, x) } else { pairs::<false>(w, x) };
-            _mm256_madd_epi16(products, _mm256_set1_epi16(1))
+            // |w| <= 128 and |x| <= 127, so that two products are at most 32512: no saturation.
+            let w = load(&self.qs);
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
         }
-    }
-
-    #[inline(always)]
-    fn dot_super(self, w: &[u8; SUPER], scales: &[i8; N_SUB], x: &[i8; SUPER]) -> __m256i {
-        // SAFETY: see above.
-        unsafe {
-            // The scales of even sub-blocks in the low half, of odd ones in the high half, as i16: the two halves
-            // of a vector of 32 codes are an even and an odd sub-block.
-            let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
-            let scales = _mm_shuffle_epi8(_mm_loadu_si128(scales.as_ptr().cast()), split);
-            let scales = _mm256_cvtepi8_epi16(scales);
-            let mut select = _mm256_set1_epi16(0x0100);
-            let mut sum = _mm256_setzero_si256();
-            for (w, x) in w.as_chunks::<32>().0.iter().zip(x.as_chunks::<32>().0) {
-                let (w, x) =
-                    (_mm256_loadu_si256(w.as_ptr().cast()), _mm256_loadu_si256(x.as_ptr().cast()));
-                // Two products are at most 2 * 63 * 127: no saturation.
-                let products = _mm256_maddubs_epi16(w, x);
-                let scale = _mm256_shuffle_epi8(scales, select);
-                sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
-                select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
-            }
-            sum
-        }
-    }
-
-    #[inline(always)]
-    fn dot_i16(self, a: &[i16; N_SUB], b: &[i16; N_SUB]) -> __m256i {
-        // SAFETY: see above.
-        unsafe {
-            let (a, b) =
-                (_mm256_loadu_si256(a.as_ptr().cast()), _mm256_loadu_si256(b.as_ptr().cast()));
-            _mm256_madd_epi16(a, b)
-        }
-    }
-
-    #[inline(always)]
-    fn fold_partials(self, x: &[__m256i; LANES]) -> [__m256i; 2] {
-        let (low, high) = (x.first_chunk().expect("8 of 16"), x.last_chunk().expect("8 of 16"));
-        // SAFETY: see above.
-        unsafe { [fold8(low), fold8(high)] }
     }
 }
 
-impl<B: Small> DotSmall<B> for Avx2 {
+/// The codes of a block whose low nibbles are the first 16 codes, high ones the last.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles(qs: &[u8; SMALL / 2]) -> __m256i {
+    let low = load16(qs);
+    _mm256_and_si256(join(low, _mm_srli_epi16::<4>(low)), _mm256_set1_epi8(15))
+}
+
+/// `Σ (code - offset) * x` of adjacent pairs, as i16: at most 2 * 31 * 127.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn pairs_less(codes: __m256i, x: __m256i, offset: i8) -> __m256i {
+    let less = _mm256_maddubs_epi16(_mm256_set1_epi8(offset), x);
+    _mm256_sub_epi16(_mm256_maddubs_epi16(codes, x), less)
+}
+
+impl Dot for BlockQ4_0 {
+    const NARROW: bool = true;
+
     #[inline(always)]
-    fn dot_small_rows(
-        self,
-        rows: &[&[B; 2]; LANES],
-        x: &[[i8; SMALL]; 2],
-        mut ahead: Ahead,
-    ) -> [[__m256i; 2]; 2] {
-        let mut out = [[self.zero(); 2]; 2];
-        for b in 0..2 {
-            let mut partials = [self.zero(); LANES];
-            for r in 0..LANES {
-                if r % 4 == 0 {
-                    ahead.fetch(self, 4 * size_of::<B>());
-                }
-                partials[r] = if B::OFFSET == 128 {
-                    self.dot_small::<128>(&rows[r][b].codes(), &x[b])
-                } else {
-                    self.dot_small::<0>(&rows[r][b].codes(), &x[b])
-                };
-            }
-            out[b] = self.fold_partials(&partials);
-            if B::OFFSET != 128 {
-                let sum: i32 = x[b].iter().map(|x| i32::from(*x)).sum();
-                // SAFETY: the token proves the features.
-                unsafe {
-                    for o in &mut out[b] {
-                        *o = _mm256_sub_epi32(*o, _mm256_set1_epi32(B::OFFSET * sum));
-                    }
-                }
-            }
-        }
-        out
+    fn pairs(&self, _: Avx2, x: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
+        unsafe { pairs_less(nibbles(&self.qs), x, 8) }
     }
 }
 
-impl<B: Super> DotSuper<B> for Avx2 {
+impl Dot for BlockQ5_0 {
+    const NARROW: bool = true;
+
+    #[inline(always)]
+    fn pairs(&self, _: Avx2, x: __m256i) -> __m256i {
+        // SAFETY: the token proves the features.
+        unsafe {
+            // Byte `i` gets byte `i / 8` of the word; it is all ones if bit `i % 8` is, beside those that are set here.
+            let byte = |i: i64| 0x0101_0101_0101_0101 * i;
+            let spread = _mm256_setr_epi64x(byte(0), byte(1), byte(2), byte(3));
+            let others = _mm256_set1_epi64x(0x7fbf_dfef_f7fb_fdfe);
+            let word = _mm256_set1_epi32(i32::from_le_bytes(self.qh));
+            let bits = _mm256_or_si256(_mm256_shuffle_epi8(word, spread), others);
+            let is_set = _mm256_cmpeq_epi8(bits, _mm256_set1_epi8(-1));
+            let fifth = _mm256_and_si256(is_set, _mm256_set1_epi8(16));
+            pairs_less(_mm256_or_si256(nibbles(&self.qs), fifth), x, 16)
+        }
+    }
+}
+
+impl<B: Dot> DotSmall<B> for Avx2 {
+    #[inline(always)]
+    fn dot_four(self, rows: &[&[B; 2]; 4], x: &[[i8; SMALL]; 2]) -> __m256i {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let one = _mm256_set1_epi16(1);
+            let mut folds = [one; 2];
+            for b in 0..2 {
+                let x = load(&x[b]);
+                let mut dots = [one; 4];
+                for i in 0..4 {
+                    dots[i] = _mm256_madd_epi16(rows[i][b].pairs(self, x), one);
+                }
+                folds[b] = if B::NARROW { fold4_narrow(dots) } else { fold4(dots) };
+            }
+            add_halves(folds[0], folds[1])
+        }
+    }
+}
+
+/// `Σ scale * code * x` over a super-block, in eight lanes.
+///
+/// - `scales`: as i16, those of sub-blocks of 16 with even numbers in the low half, with odd ones in the high half
+#[inline]
+#[target_feature(enable = "avx2")]
+fn scaled_dot(codes: [__m256i; 8], x: &[[i8; 32]; 8], scales: __m256i) -> __m256i {
+    let mut sum = _mm256_setzero_si256();
+    let mut select = _mm256_set1_epi16(0x0100);
+    for i in 0..8 {
+        // Two products are at most 2 * 63 * 127: no saturation.
+        let products = _mm256_maddubs_epi16(codes[i], load(&x[i]));
+        let scale = _mm256_shuffle_epi8(scales, select);
+        sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
+        select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
+    }
+    sum
+}
+
+/// The low and the high nibbles of each 32 bytes.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn nibbles_of_super(qs: &[u8; SUPER / 2]) -> [__m256i; 8] {
+    let low = _mm256_set1_epi8(15);
+    let mut codes = [low; 8];
+    for (i, qs) in qs.as_chunks::<32>().0.iter().enumerate() {
+        let both = load(qs);
+        codes[2 * i] = _mm256_and_si256(both, low);
+        codes[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
+    }
+    codes
+}
+
+/// The sums of each 32 activations, split into two signed bytes: `64 * high + low`, four in each lane.
+struct MinSums {
+    low: [__m256i; 2],
+    high: [__m256i; 2],
+}
+
+impl MinSums {
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn new(sums: &[i16; N_SUB]) -> Self {
+        let sums = _mm256_madd_epi16(load(sums), _mm256_set1_epi16(1));
+        let high = _mm256_srai_epi32::<6>(_mm256_add_epi32(sums, _mm256_set1_epi32(32)));
+        let low = _mm256_sub_epi32(sums, _mm256_slli_epi32::<6>(high));
+        // Four bytes of `low` in each half, then four of `high`.
+        let words = _mm256_packs_epi32(low, high);
+        let bytes = _mm256_packs_epi16(words, words);
+        let spread = |i: i32| _mm256_permutevar8x32_epi32(bytes, _mm256_set1_epi32(i));
+        Self { low: [spread(0), spread(4)], high: [spread(1), spread(5)] }
+    }
+
+    /// `Σ m * sum` for eight rows, whose minima of four sub-blocks each are the bytes of a lane.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn dot(&self, mins: [__m256i; 2]) -> __m256i {
+        let dot = |x: &[__m256i; 2]| {
+            // Four products are at most 4 * 63 * 64.
+            let first = _mm256_maddubs_epi16(mins[0], x[0]);
+            let both = _mm256_add_epi16(first, _mm256_maddubs_epi16(mins[1], x[1]));
+            _mm256_madd_epi16(both, _mm256_set1_epi16(1))
+        };
+        _mm256_add_epi32(_mm256_slli_epi32::<6>(dot(&self.high)), dot(&self.low))
+    }
+}
+
+/// The headers of eight rows' blocks of Q4_K or Q5_K.
+struct Headers {
+    d: __m256,
+    dmin: __m256,
+    /// Pairs of rows 0 and 1, 4 and 5, 2 and 3, 6 and 7.
+    scales: [[[i16; 8]; 2]; 4],
+    /// A row per lane, four minima in each.
+    mins: [__m256i; 2],
+}
+
+/// Where the scales of a row are in `Headers::scales`.
+const PLACE: [(usize, usize); ROWS] =
+    [(0, 0), (0, 1), (2, 0), (2, 1), (1, 0), (1, 1), (3, 0), (3, 1)];
+
+impl Headers {
+    #[inline]
+    #[target_feature(enable = "avx2,f16c")]
+    fn new(headers: &[&[u8; 16]; ROWS]) -> Self {
+        // Half `p` of vector `i` is the header of row `4 p + i`; then four words each are transposed.
+        let mut z = [_mm256_setzero_si256(); 4];
+        for i in 0..4 {
+            z[i] = join(load16(headers[i]), load16(headers[i + 4]));
+        }
+        let (t0, t1) = (_mm256_unpacklo_epi32(z[0], z[1]), _mm256_unpacklo_epi32(z[2], z[3]));
+        let (t2, t3) = (_mm256_unpackhi_epi32(z[0], z[1]), _mm256_unpackhi_epi32(z[2], z[3]));
+        let (d, a) = (_mm256_unpacklo_epi64(t0, t1), _mm256_unpackhi_epi64(t0, t1));
+        let (b, c) = (_mm256_unpacklo_epi64(t2, t3), _mm256_unpackhi_epi64(t2, t3));
+        // As in `quant::q4_k::unpack_scales_and_mins`.
+        let (six, four) = (_mm256_set1_epi32(0x3f3f_3f3f), _mm256_set1_epi32(0x0f0f_0f0f));
+        let top = _mm256_set1_epi32(0x3030_3030);
+        let high = |low_bits, high_bits| {
+            let low = _mm256_and_si256(low_bits, four);
+            let high = _mm256_and_si256(_mm256_srli_epi32::<2>(high_bits), top);
+            _mm256_or_si256(low, high)
+        };
+        let (low_scales, high_scales) = (_mm256_and_si256(a, six), high(c, a));
+        let mins = [_mm256_and_si256(b, six), high(_mm256_srli_epi32::<4>(c), b)];
+        let mut scales = [[[0; 8]; 2]; 4];
+        let first = _mm256_unpacklo_epi32(low_scales, high_scales);
+        let second = _mm256_unpackhi_epi32(low_scales, high_scales);
+        let halves = [
+            _mm256_castsi256_si128(first),
+            _mm256_extracti128_si256::<1>(first),
+            _mm256_castsi256_si128(second),
+            _mm256_extracti128_si256::<1>(second),
+        ];
+        for (scales, half) in scales.iter_mut().zip(halves) {
+            // SAFETY: 32 bytes, the size of `scales`.
+            unsafe {
+                _mm256_storeu_si256(std::ptr::from_mut(scales).cast(), _mm256_cvtepu8_epi16(half));
+            }
+        }
+        let f16 = _mm256_packus_epi32(
+            _mm256_and_si256(d, _mm256_set1_epi32(0xffff)),
+            _mm256_srli_epi32::<16>(d),
+        );
+        let f16 = _mm256_permute4x64_epi64::<0b11_01_10_00>(f16);
+        Self {
+            d: _mm256_cvtph_ps(_mm256_castsi256_si128(f16)),
+            dmin: _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(f16)),
+            scales,
+            mins,
+        }
+    }
+
+    /// The scales of row `i`, in both halves.
+    #[inline]
+    #[target_feature(enable = "avx2")]
+    fn scales(&self, i: usize) -> __m256i {
+        _mm256_broadcastsi128_si256(load16(&self.scales[PLACE[i].0][PLACE[i].1]))
+    }
+}
+
+/// A super-block of Q4_K or Q5_K.
+trait WithMins {
+    fn header(&self) -> &[u8; 16];
+
+    /// All codes, in order.
+    fn vectors(&self, k: Avx2) -> [__m256i; 8];
+}
+
+impl WithMins for BlockQ4K {
+    #[inline(always)]
+    fn header(&self) -> &[u8; 16] {
+        &self.header
+    }
+
+    #[inline(always)]
+    fn vectors(&self, _: Avx2) -> [__m256i; 8] {
+        // SAFETY: the token proves the features.
+        unsafe { nibbles_of_super(&self.qs) }
+    }
+}
+
+impl WithMins for BlockQ5K {
+    #[inline(always)]
+    fn header(&self) -> &[u8; 16] {
+        &self.header
+    }
+
+    #[inline(always)]
+    fn vectors(&self, _: Avx2) -> [__m256i; 8] {
+        // SAFETY: the token proves the features.
+        unsafe {
+            let mut codes = nibbles_of_super(&self.qs);
+            let qh = load(&self.qh);
+            let bits = [
+                _mm256_slli_epi16::<4>(qh),
+                _mm256_slli_epi16::<3>(qh),
+                _mm256_slli_epi16::<2>(qh),
+                _mm256_slli_epi16::<1>(qh),
+                qh,
+                _mm256_srli_epi16::<1>(qh),
+                _mm256_srli_epi16::<2>(qh),
+                _mm256_srli_epi16::<3>(qh),
+            ];
+            for i in 0..8 {
+                let fifth = _mm256_and_si256(bits[i], _mm256_set1_epi8(16));
+                codes[i] = _mm256_or_si256(codes[i], fifth);
+            }
+            codes
+        }
+    }
+}
+
+/// Multiplies 16 rows of Q4_K or Q5_K.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn with_mins<B: WithMins>(
+    k: Avx2,
+    rows: &[&B; LANES],
+    x: &[i8; SUPER],
+    sums: &[i16; N_SUB],
+    mut ahead: Ahead,
+) -> SuperDot<Avx2> {
+    let x = x.as_chunks::<32>().0.first_chunk().expect("eight times 32");
+    let sums = MinSums::new(sums);
+    let zero = _mm256_setzero_si256();
+    let (mut isum, mut msum) = ([zero; 2], [zero; 2]);
+    let (mut d, mut dmin) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
+    for (half, rows) in rows.as_chunks::<ROWS>().0.iter().enumerate() {
+        let mut headers = [rows[0].header(); ROWS];
+        for i in 0..ROWS {
+            headers[i] = rows[i].header();
+        }
+        let headers = Headers::new(&headers);
+        let mut dots = [zero; ROWS];
+        for i in 0..ROWS {
+            ahead.fetch(k, size_of::<B>());
+            dots[i] = scaled_dot(rows[i].vectors(k), x, headers.scales(i));
+        }
+        isum[half] = fold8(dots);
+        msum[half] = sums.dot(headers.mins);
+        (d[half], dmin[half]) = (headers.d, headers.dmin);
+    }
+    SuperDot { isum, msum, d, dmin }
+}
+
+impl DotSuper<BlockQ4K> for Avx2 {
     #[inline(always)]
     fn dot_super_rows(
         self,
-        rows: &[&B; LANES],
+        rows: &[&BlockQ4K; LANES],
         x: &[i8; SUPER],
         sums: &[i16; N_SUB],
-        mut ahead: Ahead,
+        ahead: Ahead,
     ) -> SuperDot<Self> {
-        let mut partials = [self.zero(); LANES];
-        let mut mins = [self.zero(); LANES];
-        for r in 0..LANES {
-            ahead.fetch(self, size_of::<B>());
-            let scales = rows[r].scales();
-            partials[r] = self.dot_super(&rows[r].codes(), &scales, x);
-            if B::OFFSET != 0 {
-                let offsets = scales.map(|scale| i16::from(scale) * B::OFFSET);
-                partials[r] = self.sub(partials[r], self.dot_i16(&offsets, sums));
-            }
-            if B::HAS_MINS {
-                mins[r] = self.dot_i16(&rows[r].mins().map(i16::from), sums);
-            }
-        }
-        SuperDot {
-            isum: self.fold_partials(&partials),
-            msum: self.fold_partials(&mins),
-            d: self.load_f16(&rows.map(|r| r.d())),
-            dmin: self.load_f16(&rows.map(|r| r.dmin())),
+        // SAFETY: the token proves the features.
+        unsafe { with_mins(self, rows, x, sums, ahead) }
+    }
+}
+
+impl DotSuper<BlockQ5K> for Avx2 {
+    #[inline(always)]
+    fn dot_super_rows(
+        self,
+        rows: &[&BlockQ5K; LANES],
+        x: &[i8; SUPER],
+        sums: &[i16; N_SUB],
+        ahead: Ahead,
+    ) -> SuperDot<Self> {
+        // SAFETY: the token proves the features.
+        unsafe { with_mins(self, rows, x, sums, ahead) }
+    }
+}
+
+/// The codes of a block of Q6_K.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn codes_of_q6_k(block: &BlockQ6K) -> [__m256i; 8] {
+    let (low, top) = (_mm256_set1_epi8(15), _mm256_set1_epi8(0x30));
+    let mut codes = [low; 8];
+    for half in 0..2 {
+        let [a, b] = [
+            load(&block.ql.as_chunks::<32>().0[2 * half]),
+            load(&block.ql.as_chunks::<32>().0[2 * half + 1]),
+        ];
+        let qh = load(&block.qh.as_chunks::<32>().0[half]);
+        let parts = [
+            (a, _mm256_slli_epi16::<4>(qh)),
+            (b, _mm256_slli_epi16::<2>(qh)),
+            (_mm256_srli_epi16::<4>(a), qh),
+            (_mm256_srli_epi16::<4>(b), _mm256_srli_epi16::<2>(qh)),
+        ];
+        for i in 0..4 {
+            let (nibbles, upper) = parts[i];
+            codes[4 * half + i] =
+                _mm256_or_si256(_mm256_and_si256(nibbles, low), _mm256_and_si256(upper, top));
         }
     }
+    codes
+}
+
+/// Eight bytes with even numbers, then those with odd ones, as i16.
+#[inline]
+#[target_feature(enable = "avx2")]
+fn even_then_odd(x: __m128i) -> __m256i {
+    let split = _mm_setr_epi8(0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15);
+    _mm256_cvtepi8_epi16(_mm_shuffle_epi8(x, split))
+}
+
+impl DotSuper<BlockQ6K> for Avx2 {
+    #[inline(always)]
+    fn dot_super_rows(
+        self,
+        rows: &[&BlockQ6K; LANES],
+        x: &[i8; SUPER],
+        sums: &[i16; N_SUB],
+        ahead: Ahead,
+    ) -> SuperDot<Self> {
+        // SAFETY: the token proves the features.
+        unsafe { q6_k(self, rows, x, sums, ahead) }
+    }
+}
+
+/// Multiplies 16 rows of Q6_K.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+fn q6_k(
+    k: Avx2,
+    rows: &[&BlockQ6K; LANES],
+    x: &[i8; SUPER],
+    sums: &[i16; N_SUB],
+    mut ahead: Ahead,
+) -> SuperDot<Avx2> {
+    let x = x.as_chunks::<32>().0.first_chunk().expect("eight times 32");
+    let mut split = [0; N_SUB];
+    for i in 0..N_SUB / 2 {
+        (split[i], split[i + N_SUB / 2]) = (sums[2 * i], sums[2 * i + 1]);
+    }
+    let sums = load(&split);
+    let zero = _mm256_setzero_si256();
+    let mut isum = [zero; 2];
+    let mut d = [_mm256_setzero_ps(); 2];
+    for (half, rows) in rows.as_chunks::<ROWS>().0.iter().enumerate() {
+        let mut dots = [zero; ROWS];
+        let mut scales = [0; ROWS];
+        for (i, row) in rows.iter().enumerate() {
+            ahead.fetch(k, size_of_val(*row));
+            scales[i] = u16::from_le_bytes(row.d);
+            let scales = even_then_odd(load16(&row.scales));
+            let offset = _mm256_slli_epi32::<5>(_mm256_madd_epi16(scales, sums));
+            dots[i] = _mm256_sub_epi32(scaled_dot(codes_of_q6_k(row), x, scales), offset);
+        }
+        isum[half] = fold8(dots);
+        d[half] = _mm256_cvtph_ps(load16(&scales));
+    }
+    SuperDot { isum, msum: [zero; 2], d, dmin: [_mm256_setzero_ps(); 2] }
 }

@@ -86,7 +86,7 @@ fn fold_parts(x: [__m512i; 4]) -> __m512i {
 /// Adds parts 0 and 1, and 2 and 3, of each: part `i` of the two results is such a sum of `x[i]`.
 #[inline]
 #[target_feature(enable = "avx512f")]
-fn fold_halves(x: [__m512i; 4]) -> [__m512i; 2] {
+pub(super) fn fold_halves(x: [__m512i; 4]) -> [__m512i; 2] {
     let even = |a, b| _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
     let odd = |a, b| _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b);
     let ab = _mm512_add_epi32(even(x[0], x[1]), odd(x[0], x[1]));
@@ -165,27 +165,16 @@ impl Codes for BlockQ5_0 {
 
 impl<B: Codes> DotSmall<B> for Avx512 {
     #[inline(always)]
-    fn dot_small_rows(
-        self,
-        rows: &[&[B; 2]; LANES],
-        x: &[[i8; SMALL]; 2],
-        ahead: Ahead,
-    ) -> [__m512i; 2] {
+    fn dot_four(self, rows: &[&[B; 2]; 4], x: &[[i8; SMALL]; 2]) -> __m512i {
         // SAFETY: the token proves the features.
         unsafe {
             let x = load(x);
             let start = offsets(B::OFFSET as u8, x);
-            let mut folds = [start; 4];
-            let mut ahead = ahead;
-            for (fold, rows) in folds.iter_mut().zip(rows.as_chunks::<4>().0) {
-                ahead.fetch(self, size_of::<[B; 8]>());
-                let mut dots = [start; 4];
-                for i in 0..4 {
-                    dots[i] = _mm512_dpbusd_epi32(start, B::vector(self, rows[i]), x);
-                }
-                *fold = if B::NARROW { fold4_narrow(dots) } else { fold4(dots) };
+            let mut dots = [start; 4];
+            for i in 0..4 {
+                dots[i] = _mm512_dpbusd_epi32(start, B::vector(self, rows[i]), x);
             }
-            fold_halves(folds)
+            if B::NARROW { fold4_narrow(dots) } else { fold4(dots) }
         }
     }
 }
