@@ -2,7 +2,7 @@
 #![cfg(target_os = "linux")]
 
 use std::{
-    net::UdpSocket,
+    net::{Ipv4Addr, UdpSocket},
     time::{Duration, Instant},
 };
 
@@ -16,9 +16,9 @@ const PORT: u16 = 4000;
 
 /// Has a host with this address answer whatever it is sent at `PORT`.
 fn echo(host: &Host, address: &str) {
-    let socket = host.run(|| UdpSocket::bind(("0.0.0.0", PORT)).unwrap());
-    let group = "239.1.1.1".parse().unwrap();
-    socket.join_multicast_v4(&group, &address.parse().unwrap()).unwrap();
+    let socket = host.run(|| UdpSocket::bind(("0.0.0.0", PORT)).expect("a free port"));
+    let group = Ipv4Addr::new(239, 1, 1, 1);
+    socket.join_multicast_v4(&group, &address.parse().expect("an address")).expect("a group");
     std::thread::spawn(move || {
         let mut buffer = [0; 64];
         while let Ok((n_bytes, from)) = socket.recv_from(&mut buffer) {
@@ -30,9 +30,9 @@ fn echo(host: &Host, address: &str) {
 
 /// How long a question and its answer take, if one comes; asked again while there is patience.
 fn ask(host: &Host, to: &str, patience: Duration) -> Option<Duration> {
-    let socket = host.run(|| UdpSocket::bind(("0.0.0.0", 0)).unwrap());
-    socket.set_broadcast(true).unwrap();
-    socket.set_read_timeout(Some(Duration::from_millis(200))).unwrap();
+    let socket = host.run(|| UdpSocket::bind(("0.0.0.0", 0)).expect("a free port"));
+    socket.set_broadcast(true).expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_millis(200))).expect("a socket");
     let started = Instant::now();
     for i in 0_u32.. {
         let asked = Instant::now();
@@ -53,10 +53,10 @@ fn ask(host: &Host, to: &str, patience: Duration) -> Option<Duration> {
 }
 
 fn pair() -> (Segment, Host, Host) {
-    let wifi = Segment::new("wifi").unwrap();
-    let [a, b] = ["a", "b"].map(|name| Host::new(name).unwrap());
-    a.attach(&wifi, "192.168.1.2/24").unwrap();
-    b.attach(&wifi, "192.168.1.3/24").unwrap();
+    let wifi = Segment::new("wifi").expect("a network");
+    let [a, b] = ["a", "b"].map(|name| Host::new(name).expect("a network"));
+    a.attach(&wifi, "192.168.1.2/24").expect("a network");
+    b.attach(&wifi, "192.168.1.3/24").expect("a network");
     echo(&b, "192.168.1.3");
     (wifi, a, b)
 }

@@ -32,8 +32,8 @@ fn a_ticket_joins_nodes_of_two_subnets() {
 /// Answers over two and three nodes, with this much delay in each direction, are those of one node.
 #[track_caller]
 fn check_delay(delay: Duration) {
-    let wifi = Segment::new("wifi").unwrap();
-    let hosts = ["a", "b", "c"].map(|name| Host::new(name).unwrap());
+    let wifi = Segment::new("wifi").expect("a network");
+    let hosts = ["a", "b", "c"].map(|name| Host::new(name).expect("a network"));
     attach(&hosts, &wifi, "10.0.0", 1);
     wifi.set_delay(delay);
     let nodes = Node::cluster(&hosts);
