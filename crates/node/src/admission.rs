@@ -10,7 +10,7 @@ use shoal_proto::{
 };
 use tracing::info;
 
-use crate::{Error, Finding, InviteOptions, Node, node::Inner};
+use crate::{Error, InviteOptions, Node, node::Inner};
 
 impl Node {
     /// Returns a ticket that admits another device to this node's cluster.
@@ -77,11 +77,6 @@ impl Node {
         self.inner().peers().tell_all(&Request::Roll(roll)).await;
         info!(node = %node.short(), "forgotten");
         Ok(())
-    }
-
-    /// What stands between this node and its peers.
-    pub async fn doctor(&self) -> Vec<Finding> {
-        Vec::new()
     }
 
     /// Says goodbye to the cluster. Instances that span other nodes are theirs from now on.

@@ -37,6 +37,7 @@ mod sequences;
 mod shelf;
 mod stats;
 mod stop;
+mod totals;
 mod trace;
 mod vitals;
 
@@ -54,6 +55,7 @@ pub use plan::{
 pub use shelf::{Fit, Offer};
 pub use shoal_hub as hub;
 pub use shoal_proto as proto;
+pub use totals::{Histogram, Totals};
 pub use trace::{StepTrace, Trace};
 
 /// Returns what computes: threads, and an instruction set by name or the best.

@@ -4,7 +4,10 @@
 use std::{sync::Arc, time::Duration};
 
 use shoal_cluster::Event as ClusterEvent;
-use shoal_net::{DISCOVERY_PORT, Discovery, DiscoveryConfig, Endpoint, Looking, Membership};
+use shoal_net::{
+    DISCOVERY_PORT, Discovery, DiscoveryConfig, Endpoint, Facts, Looking, Membership,
+    RememberedMember, Severity,
+};
 use shoal_proto::{
     NodeId,
     control::{ECHO_BYTES_MAX, LinkRecord, Request, Response},
@@ -12,14 +15,20 @@ use shoal_proto::{
 use tokio::time::{self, Instant};
 use tracing::{debug, info};
 
-use crate::{Error, Node, node::Inner};
+use crate::{Error, Finding, Node, node::Inner};
 
 /// How often the control plane is asked whether somebody is missing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// How long the doctor looks: two rounds of queries, and most of a sweep.
+const DOCTOR_LOOKS: Duration = Duration::from_secs(5);
+/// How long a node looks at the addresses that its user named, when it starts.
+const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often this node's links are published, if they have changed much.
 const LINKS_INTERVAL: Duration = Duration::from_secs(10);
 /// A round-trip time that has changed by less than this factor is not news.
 const RTT_NEWS: f64 = 1.25;
+/// The same of a speed.
+const SPEED_NEWS: f64 = 1.1;
 /// How long a measured bandwidth is good.
 const BANDWIDTH_AGE: Duration = Duration::from_secs(600);
 /// Longest wait for a link to be measured.
@@ -46,6 +55,8 @@ pub(crate) async fn discover(inner: Arc<Inner>, discovery: Discovery, membership
     discovery.set_keys(&membership.discovery_keys());
     let mut looks = time::interval(LOOK_INTERVAL);
     let mut is_looking = false;
+    let started = Instant::now();
+    let has_named = inner.config().network.as_ref().is_some_and(|it| !it.peers.is_empty());
     loop {
         tokio::select! {
             found = discovery.next() => {
@@ -63,7 +74,8 @@ pub(crate) async fn discover(inner: Arc<Inner>, discovery: Discovery, membership
                 discovery.set_keys(&membership.discovery_keys());
             }
             _ = looks.tick() => {
-                let looks = inner.peers().read(|state, now| state.is_looking(now));
+                let looks = inner.peers().read(|state, now| state.is_looking(now))
+                    || has_named && started.elapsed() < FIRST_LOOK;
                 if looks != is_looking {
                     is_looking = looks;
                     discovery.set_looking(looking(&inner, looks));
@@ -121,6 +133,19 @@ pub(crate) async fn publish_links(inner: Arc<Inner>) {
     loop {
         ticks.tick().await;
         update_links(&inner, &[]);
+        publish_profile(&inner);
+    }
+}
+
+/// Publishes how fast this node computes, if that is no longer what its peers know.
+fn publish_profile(inner: &Inner) {
+    let Some(profile) = inner.instruments.profiler.profile() else { return };
+    let is_news = inner.peers().record().profile.is_none_or(|known| {
+        let ratio = profile.decode_bytes_per_s as f64 / known.decode_bytes_per_s.max(1) as f64;
+        !(1.0 / SPEED_NEWS..SPEED_NEWS).contains(&ratio)
+    });
+    if is_news {
+        inner.peers().set_profile(profile);
     }
 }
 
@@ -148,6 +173,46 @@ fn update_links(inner: &Inner, bandwidths: &[(NodeId, u64)]) {
 }
 
 impl Node {
+    /// Looks around for some seconds, and says what stands between this node and its peers.
+    pub async fn doctor(&self) -> Vec<Finding> {
+        let inner = self.inner();
+        let Some(discovery) = inner.discovery() else {
+            return vec![Finding {
+                severity: "warning",
+                code: "no-discovery",
+                sentence: "This node does not look for others: discovery is off.".into(),
+                what_to_do: "Start it without --no-discovery.".into(),
+            }];
+        };
+        discovery.set_looking(looking(inner, true));
+        time::sleep(DOCTOR_LOOKS).await;
+        let observations = discovery.observations();
+        discovery
+            .set_looking(looking(inner, inner.peers().read(|state, now| state.is_looking(now))));
+        let members = inner.peers().read(|state, _| {
+            let member = |member: &shoal_cluster::Member| RememberedMember {
+                node: member.record.id,
+                name: member.record.name.clone(),
+                addrs: member.record.addrs.clone(),
+                is_connected: member.is_connected(),
+            };
+            state.members().map(member).collect()
+        });
+        let network = inner.config().network.as_ref();
+        let facts = Facts {
+            node: self.id(),
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            observations,
+            members,
+            termux_version: network.and_then(|network| network.termux_version.clone()),
+            target_sdk: None,
+            android_api: None,
+            gateway_reachable: None,
+            http_error: None,
+        };
+        shoal_net::diagnose(&facts).into_iter().map(Finding::from).collect()
+    }
+
     /// Measures the bandwidth of the links of which it is not known, all at once, and what is known of the round-trip times.
     pub(crate) async fn measure_links(&self) {
         let due: Vec<NodeId> = {
@@ -181,5 +246,18 @@ impl Node {
         let seconds = full.saturating_sub(empty).as_secs_f64().max(1e-6);
         let per_s = 2.0 * ECHO_BYTES_MAX as f64 / seconds;
         Some((node, per_s.min(1e12) as u64))
+    }
+}
+
+impl From<shoal_net::Finding> for Finding {
+    fn from(finding: shoal_net::Finding) -> Self {
+        let severity = match finding.severity {
+            Severity::Ok => "ok",
+            Severity::Note => "note",
+            Severity::Warning => "warning",
+            Severity::Problem => "problem",
+        };
+        let shoal_net::Finding { code, sentence, what_to_do, .. } = finding;
+        Self { severity, code, sentence, what_to_do }
     }
 }

@@ -5,14 +5,15 @@ use std::{
     fs::File,
     net::SocketAddr,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use shoal_cluster::Event as ClusterEvent;
 use shoal_hub::{Library, LibraryConfig};
 use shoal_net::{
-    Connection, Endpoint, EndpointConfig, Identity, Interfaces, Membership, Plane, Ticket, Timing,
+    Connection, Discovery, Endpoint, EndpointConfig, Identity, Interfaces, Membership, Plane,
+    Ticket, Timing,
 };
 use shoal_proto::{
     Epoch, InstanceId, NodeId,
@@ -38,6 +39,7 @@ use crate::{
     peers::{Handler, Peers},
     router::Router,
     sequences::Sequences,
+    totals::Totals,
     trace::Trace,
 };
 
@@ -87,6 +89,10 @@ pub struct NetworkConfig {
     pub peers: Vec<SocketAddr>,
     /// A relay of the user's own, for networks whose devices cannot reach each other.
     pub relay: Option<String>,
+    /// The version of Termux, where the node runs in it: the one from the Play Store cannot reach the local network.
+    pub termux_version: Option<String>,
+    /// Whether the data directory is known to be this device's own, although its key looks copied.
+    pub adopt_identity: bool,
 }
 
 impl NetworkConfig {
@@ -160,6 +166,8 @@ pub(crate) struct Inner {
     sequences: Arc<Sequences>,
     pub(crate) instruments: Instruments,
     pub(crate) instances: Instances,
+    /// Finds members, and knows what it saw of the network.
+    discovery: OnceLock<Discovery>,
     /// When the bandwidth of the link to a peer was measured last.
     bandwidths: Mutex<HashMap<NodeId, Instant>>,
     started_s: u64,
@@ -215,6 +223,7 @@ impl Node {
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
             instances: Instances::default(),
             instruments: Instruments::default(),
+            discovery: OnceLock::new(),
             bandwidths: Mutex::default(),
             started_s: now.as_secs(),
             tasks,
@@ -255,6 +264,7 @@ impl Node {
         inner.spawn(network::pass_on_rolls(Arc::clone(inner), membership.clone()));
         inner.spawn(network::publish_links(Arc::clone(inner)));
         if let Some(discovery) = discovery {
+            let _ = inner.discovery.set(discovery.clone());
             inner.spawn(network::discover(Arc::clone(inner), discovery, membership.clone()));
         }
         let Some(ticket) = ticket else { return Ok(()) };
@@ -304,6 +314,18 @@ impl Node {
         let job = Job { opened, instance, request, prompt, received, prepared };
         self.inner.tasks.spawn(driver::drive(ctx, job, sender));
         Ok(Generation { events })
+    }
+
+    /// What this node has done since its start.
+    pub fn totals(&self) -> Totals {
+        self.inner.instruments.traces.totals()
+    }
+
+    /// Resident memory of this process at its most, in bytes, if the system tells; and the time since the node's start.
+    pub fn process(&self) -> (Option<u64>, Duration) {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let uptime = now.saturating_sub(Duration::from_secs(self.inner.started_s));
+        (crate::memory::peak_rss_bytes(), uptime)
     }
 
     /// The latest requests that this node drove, the newest first, without their steps.
@@ -404,6 +426,10 @@ impl Inner {
 
     pub(crate) fn membership(&self) -> Option<&Membership> {
         self.membership.as_ref()
+    }
+
+    pub(crate) fn discovery(&self) -> Option<&Discovery> {
+        self.discovery.get()
     }
 
     pub(crate) fn bandwidths(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
@@ -529,7 +555,13 @@ struct Online {
 async fn go_online(config: &Config, network: &NetworkConfig) -> Result<Online, Error> {
     let dir = config.data_dir.as_deref();
     let identity = match dir {
-        Some(dir) => Identity::load_or_create(&dir.join("identity"))?,
+        Some(dir) => {
+            let path = dir.join("identity");
+            if network.adopt_identity {
+                Identity::adopt(&path)?;
+            }
+            Identity::load_or_create(&path)?
+        }
         None => Identity::generate()?,
     };
     let path = dir.map(|dir| dir.join("membership"));

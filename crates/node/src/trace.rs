@@ -9,6 +9,8 @@ use std::{
 
 use shoal_proto::{InstanceId, NodeId, frame::StageTiming};
 
+use crate::totals::{Counters, Totals};
+
 /// Requests that are kept.
 const TRACES_MAX: usize = 64;
 /// Steps of a request that are all kept; of those after them every [`SAMPLE_EVERY`]th is, up to [`STEPS_MAX`].
@@ -84,6 +86,7 @@ pub struct Trace {
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
     kept: Mutex<Kept>,
+    counters: Arc<Counters>,
 }
 
 #[derive(Debug, Default)]
@@ -98,6 +101,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Traces {
+    /// What all requests did together.
+    pub(crate) fn totals(&self) -> Totals {
+        self.counters.read()
+    }
+
     /// The latest requests, the newest first, without their steps.
     pub(crate) fn list(&self) -> Vec<Trace> {
         let kept: Vec<_> = lock(&self.kept).traces.iter().rev().cloned().collect();
@@ -127,7 +135,8 @@ impl Traces {
         if kept.traces.len() > TRACES_MAX {
             kept.traces.pop_front();
         }
-        Recorder { received, trace, sent: VecDeque::new() }
+        let counters = Arc::clone(&self.counters);
+        Recorder { received, trace, sent: VecDeque::new(), counters }
     }
 }
 
@@ -138,6 +147,7 @@ pub(crate) struct Recorder {
     trace: Arc<Mutex<Trace>>,
     /// Steps under way: their end, their tokens and when they were sent.
     sent: VecDeque<(u32, u32, Instant)>,
+    counters: Arc<Counters>,
 }
 
 impl Recorder {
@@ -157,6 +167,7 @@ impl Recorder {
         let (_, n_tokens, sent) = self.sent[at];
         // Answers come in order: those before it are not to come any more.
         self.sent.drain(..=at);
+        self.counters.step(sent.elapsed(), has_token, &stages);
         let mut trace = lock(&self.trace);
         trace.n_generated += u32::from(has_token);
         trace.n_steps += 1;
@@ -175,6 +186,8 @@ impl Recorder {
         let mut trace = lock(&self.trace);
         trace.ended = Some(self.received.elapsed());
         (trace.outcome, trace.n_cached, trace.n_generated) = (outcome, n_cached, n_generated);
+        let tokens = [trace.n_prompt, n_cached, n_generated];
+        self.counters.request(outcome, tokens, trace.first_token);
     }
 }
 

@@ -23,6 +23,9 @@ pub(crate) const LIMIT: &str = "SHOAL_LIMIT";
 /// The width of the terminal, as shells know it.
 pub(crate) const COLUMNS: &str = "COLUMNS";
 
+/// Set by Termux.
+pub(crate) const TERMUX_VERSION: &str = "TERMUX_VERSION";
+
 // What the programs of Hugging Face and of Ollama read too, so that one setting serves all of them.
 
 /// The model hub's address.

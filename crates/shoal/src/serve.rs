@@ -7,7 +7,7 @@ use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, failure::Failure, library, stop};
+use crate::{args::ServeArgs, env, failure::Failure, library, stop};
 
 /// UDP port that a node takes if it is free, so that the addresses which peers remember stay true.
 const PEER_PORT: u16 = 52415;
@@ -32,6 +32,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
             discovery: !args.no_discovery,
             peers: args.peer,
             relay: args.relay,
+            termux_version: env::text(env::TERMUX_VERSION),
+            adopt_identity: args.adopt_identity,
         }),
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,
