@@ -1,10 +1,10 @@
 //! What the API asks of a node. [`Node`] does it; tests put a script in its place.
 
-use std::path::Path;
+use std::{path::Path, time::Duration};
 
 use shoal_node::{
     Error, Event, Finding, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry,
-    Node, NodeStatus, Offer, PlaceRequest, PlanReport,
+    Node, NodeStatus, Offer, PlaceRequest, PlanReport, Totals, Trace,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
@@ -40,6 +40,11 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn join(&self, ticket: &str) -> impl Future<Output = Result<(), Error>> + Send;
     fn leave(&self) -> impl Future<Output = Result<(), Error>> + Send;
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<(), Error>> + Send;
+    fn totals(&self) -> Totals;
+    /// Peak resident memory in bytes, and uptime.
+    fn process(&self) -> (Option<u64>, Duration);
+    fn traces(&self) -> Vec<Trace>;
+    fn trace(&self, id: u64) -> Option<Trace>;
     fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;
     /// The catalogue: each model once, or each quantisation of it.
     fn offers(&self, every_quant: bool) -> impl Future<Output = Result<Vec<Offer>, Error>> + Send;
@@ -120,6 +125,22 @@ impl Backend for Node {
 
     async fn forget(&self, node: NodeId) -> Result<(), Error> {
         Node::forget(self, node).await
+    }
+
+    fn totals(&self) -> Totals {
+        Node::totals(self)
+    }
+
+    fn process(&self) -> (Option<u64>, Duration) {
+        Node::process(self)
+    }
+
+    fn traces(&self) -> Vec<Trace> {
+        Node::traces(self)
+    }
+
+    fn trace(&self, id: u64) -> Option<Trace> {
+        Node::trace(self, id)
     }
 
     async fn doctor(&self) -> Vec<Finding> {

@@ -17,6 +17,8 @@
 //! | `DELETE /models/{name}` | remove a model from this device |
 //! | `POST /download/start`, `…/pause`, `…/resume`, `…/cancel`, `GET /downloads` | bring models here |
 //! | `GET /events` | what changes, as server-sent events |
+//! | `GET /metrics` | the node in numbers, for Prometheus |
+//! | `GET /traces`, `GET /traces/{id}` | where the time of the latest requests went |
 //! | `GET /`, `/app.js`, `/style.css`, `/icon.svg` | the page |
 //!
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
@@ -25,6 +27,7 @@
 //! - `library`: models and downloads; `view`: how they are shown, which the command line reads too
 //! - `events`: what changes, as it changes
 //! - `plan`, `membership`: placing models, and who belongs
+//! - `metrics`, `traces`: what the node measures of itself
 //! - `models`, `cluster`, `page`: the other routes
 //! - `guard`: which requests are let in at all
 //! - `body`, `error`: JSON in, errors out
@@ -39,11 +42,13 @@ mod events;
 mod guard;
 mod library;
 mod membership;
+mod metrics;
 mod models;
 mod page;
 mod plan;
 #[cfg(test)]
 mod tests;
+mod traces;
 pub mod view;
 
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
@@ -155,6 +160,9 @@ fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
         .route("/download/cancel", post(library::cancel::<B>))
         .route("/downloads", get(library::downloads::<B>))
         .route("/events", get(events::events::<B>))
+        .route("/metrics", get(metrics::metrics::<B>))
+        .route("/traces", get(traces::list::<B>))
+        .route("/traces/{id}", get(traces::show::<B>))
         .route("/", get(page::index))
         .route("/app.js", get(page::script))
         .route("/style.css", get(page::style))

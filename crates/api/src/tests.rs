@@ -4,6 +4,7 @@ mod cluster_routes;
 mod completions;
 mod connections;
 mod library_routes;
+mod numbers;
 mod refusals;
 mod script;
 mod streams;

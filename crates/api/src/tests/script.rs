@@ -10,7 +10,7 @@ use std::{
 use shoal_node::{
     Error, Event, Finding, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, InviteOptions,
     LeftOut, ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
-    Timings, Usage,
+    StepTrace, Timings, Totals, Trace, Usage,
     hub::{
         BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
         Received, ReferenceError, RemoveReport, RepoFormat, SearchHit, Space, StoreError,
@@ -23,6 +23,7 @@ use shoal_proto::{
         Battery, HeldModel, InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Profile, Stage,
         StageRecord, Vitals,
     },
+    frame::StageTiming,
 };
 use tokio::sync::watch;
 
@@ -319,6 +320,52 @@ impl Backend for Script {
 
     async fn forget(&self, node: NodeId) -> Result<(), Error> {
         if node == PEER_ID { Ok(()) } else { Err(Error::UnknownNode { node }) }
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals { generated_tokens: 7, compute_s: 1.5, ..Totals::default() };
+        totals.requests.insert("stop", 3);
+        totals.token.count = 4;
+        totals.token.buckets[1] = 3;
+        totals
+    }
+
+    fn process(&self) -> (Option<u64>, Duration) {
+        (Some(40_000_000), Duration::from_secs(12))
+    }
+
+    fn traces(&self) -> Vec<Trace> {
+        self.trace(5).into_iter().collect()
+    }
+
+    fn trace(&self, id: u64) -> Option<Trace> {
+        let ms = Duration::from_millis;
+        let stage = |queued_us, compute_us| StageTiming { queued_us, compute_us, n_rows: 1 };
+        (id == 5).then(|| Trace {
+            id,
+            model: "demo".to_owned(),
+            instance: InstanceId(0x1f),
+            driver: OWN_ID,
+            stages: vec![OWN_ID, PEER_ID],
+            received: UNIX_EPOCH + ms(1000),
+            prepared: ms(1),
+            started: ms(2),
+            n_prompt: 12,
+            n_cached: 0,
+            n_generated: 1,
+            first_token: Some(ms(32)),
+            ended: Some(ms(33)),
+            outcome: "stop",
+            steps: vec![StepTrace {
+                end: 12,
+                n_tokens: 12,
+                has_token: true,
+                sent: ms(2),
+                took: ms(30),
+                stages: vec![stage(1000, 8000), stage(0, 12_000)],
+            }],
+            n_steps: 1,
+        })
     }
 
     async fn doctor(&self) -> Vec<Finding> {
