@@ -93,6 +93,11 @@ fn kind_of(errno: i32) -> io::ErrorKind {
     io::Error::from_raw_os_error(errno).kind()
 }
 
+/// Whether the system forbids sending. Other errors are no such sign: a sweep meets many hosts that do not exist.
+fn is_refused(seen: &InterfaceObservations) -> bool {
+    seen.errors.keys().any(|(_, errno)| kind_of(*errno) == io::ErrorKind::PermissionDenied)
+}
+
 fn no_network(facts: &Facts) -> Vec<Finding> {
     if outward(facts).next().is_some() {
         return Vec::new();
@@ -107,9 +112,7 @@ fn no_network(facts: &Facts) -> Vec<Finding> {
 }
 
 fn lan_permission(facts: &Facts) -> Vec<Finding> {
-    let is_refused = local(facts).any(|(_, seen)| {
-        seen.errors.keys().any(|(_, errno)| kind_of(*errno) == io::ErrorKind::PermissionDenied)
-    });
+    let is_refused = local(facts).any(|(_, seen)| is_refused(seen));
     if !is_refused {
         return Vec::new();
     }
@@ -195,7 +198,7 @@ fn isolated<'a>(facts: &'a Facts, seen: &InterfaceObservations) -> Vec<&'a Remem
         |member: &&RememberedMember| member.addrs.iter().any(|addr| is_near(seen, addr.ip()));
     let is_somebody_here =
         facts.members.iter().filter(|member| member.is_connected).any(|member| was_here(&member));
-    if asked < ENOUGH_QUERIES || !is_silent || is_somebody_here || !seen.errors.is_empty() {
+    if asked < ENOUGH_QUERIES || !is_silent || is_somebody_here || is_refused(seen) {
         return Vec::new();
     }
     missing(facts).into_iter().filter(was_here).collect()
