@@ -18,6 +18,9 @@ use tracing::error;
 /// Seconds after which a refused client may ask again: a heartbeat or two, so that a lost node is known to be lost.
 const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
 
+/// How to prove that one may.
+const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
+
 /// An error, ready to be sent.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct ApiError {
@@ -68,6 +71,17 @@ impl ApiError {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, Some("overloaded"), message)
     }
 
+    /// 401: who asks has to know the token.
+    pub(crate) fn unauthorized(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNAUTHORIZED, Some(code), message)
+    }
+
+    /// 429: too many wrong tokens.
+    pub(crate) fn too_many_guesses() -> Self {
+        let message = "too many wrong tokens: try again in a minute";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, Some("too_many_guesses"), message)
+    }
+
     /// The answer ended without a reason: its node is shutting down.
     pub(crate) fn cut_off() -> Self {
         let message = "the answer was cut off: the node is shutting down";
@@ -94,6 +108,9 @@ impl ApiError {
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
         let mut response = (self.status, Json(self.to_json())).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
+        }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
             response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
         }

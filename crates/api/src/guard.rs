@@ -1,18 +1,28 @@
-//! Which requests are let in. The API has no password: what protects it is that only programs on this device reach it, and
-//! a browser is a program on this device that runs anybody's code.
+//! Which requests are let in. As long as only this device reaches the API it has no password: a browser is then a program on
+//! this device that runs anybody's code. Opened to the local network, it asks everybody else for a token.
 //!
-//! Two attacks follow, and each has its rule:
+//! Two attacks follow from browsers, and each has its rule:
 //! - *DNS rebinding*: a page's own name is pointed at 127.0.0.1, so that the browser takes this node for the page's server.
 //!   The `Host` header then still carries that name: only `localhost`, loopback addresses and the bound address pass.
 //! - *Cross-site requests*: a page asks this node in the user's name. Browsers say so in `Origin`, or in `Sec-Fetch-Site`
-//!   where there is no `Origin`: only this node's own page passes. No CORS header is ever sent.
+//!   where there is no `Origin`: only this node's own page passes, and the origins that the owner named. Only those get CORS
+//!   headers.
+//!
+//! The *token* comes as `Authorization: Bearer`, as `x-api-key`, in the page's cookie, or once as `/?token=`, which sets the cookie. It is
+//! compared in constant time. Programs on this device that address it as such need none: they could read the token's file.
+//! Whoever guesses has ten tries a minute.
 
-use std::net::IpAddr;
+use std::{
+    collections::HashMap,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use axum::{
-    extract::{Request, State},
+    extract::{ConnectInfo, Request, State},
     http::{
-        HeaderMap, HeaderName, HeaderValue,
+        HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{self, Entry},
         uri::Authority,
     },
@@ -36,18 +46,69 @@ const HEADERS: [(HeaderName, HeaderValue); 4] = [
     ),
 ];
 
-/// What the guard knows: where the node listens.
-#[derive(Debug, Clone, Copy)]
+/// The page's cookie that holds the token.
+const COOKIE: &str = "shoal_token";
+/// Wrong tokens of one address in a minute, after which it has to wait.
+const GUESSES_MAX: u32 = 10;
+const GUESSES_PERIOD: Duration = Duration::from_secs(60);
+/// Addresses whose guesses are counted; beyond, all strangers share one count.
+const GUESSERS_MAX: usize = 256;
+
+/// Who may use the API.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// Where the node listens.
+    pub address: SocketAddr,
+    /// What everybody who is not on this device has to know; `None` for a node that only this device reaches.
+    pub token: Option<String>,
+    /// Origins whose pages may use the API from a browser, as browsers write them: `https://chat.example`.
+    pub origins: Vec<String>,
+}
+
+impl Access {
+    /// Access for this device alone.
+    pub fn local(address: SocketAddr) -> Self {
+        Self { address, token: None, origins: Vec::new() }
+    }
+}
+
+/// What the guard knows.
+#[derive(Debug, Clone)]
 pub(crate) struct Guard {
     bound: IpAddr,
+    /// A hash of the token, so that a comparison takes the same time wherever two differ.
+    token: Option<blake3::Hash>,
+    origins: Arc<Vec<String>>,
+    guesses: Arc<Mutex<HashMap<Option<IpAddr>, (u32, Instant)>>>,
+}
+
+/// What a request brings to prove that it may.
+enum Proof {
+    /// It needs none, or it is right.
+    Good,
+    /// It came with the page's address: the page should keep it as a cookie.
+    GoodInAddress,
+    Missing,
+    Wrong,
 }
 
 impl Guard {
-    pub(crate) fn new(bound: IpAddr) -> Self {
-        Self { bound }
+    pub(crate) fn new(access: &Access) -> Self {
+        Self {
+            bound: access.address.ip(),
+            token: access.token.as_ref().map(|token| blake3::hash(token.as_bytes())),
+            origins: Arc::new(access.origins.clone()),
+            guesses: Arc::default(),
+        }
     }
 
-    fn check(self, headers: &HeaderMap, target: Option<&Authority>) -> Result<(), ApiError> {
+    /// Whether this is an origin that the owner named.
+    fn is_allowed(&self, origin: &HeaderValue) -> bool {
+        let is_it = |allowed: &String| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
+        self.origins.iter().any(is_it)
+    }
+
+    fn check(&self, headers: &HeaderMap, target: Option<&Authority>) -> Result<(), ApiError> {
         let mut hosts = headers.get_all(header::HOST).iter();
         let host = hosts.next().and_then(|host| host.to_str().ok()).unwrap_or_default();
         let target_passes = target.is_none_or(|target| self.is_own(target.as_str()));
@@ -60,15 +121,17 @@ impl Guard {
             ));
         }
         let own = format!("http://{host}");
-        let is_foreign =
-            |origin: &&HeaderValue| !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes());
+        let is_foreign = |origin: &&HeaderValue| {
+            !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()) && !self.is_allowed(origin)
+        };
         if let Some(origin) = headers.get_all(header::ORIGIN).iter().find(is_foreign) {
             return Err(ApiError::forbidden(
                 "forbidden_origin",
                 format!("origin {origin:?}: expected {own:?}, the node's own page"),
             ));
         }
-        if is_cross_site(headers) {
+        let is_named = headers.get(header::ORIGIN).is_some_and(|origin| self.is_allowed(origin));
+        if is_cross_site(headers) && !is_named {
             return Err(ApiError::forbidden(
                 "forbidden_origin",
                 "the page of another site asks: expected the node's own page",
@@ -77,8 +140,48 @@ impl Guard {
         Ok(())
     }
 
+    /// Whether a request of `peer` proves that it may.
+    fn proof(&self, request: &Request, peer: Option<IpAddr>) -> Proof {
+        let Some(token) = &self.token else { return Proof::Good };
+        let headers = request.headers();
+        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
+        let is_here = peer.is_some_and(|peer| peer.to_canonical().is_loopback());
+        if is_here && host.is_some_and(is_loopback) && headers.get(header::ORIGIN).is_none() {
+            return Proof::Good;
+        }
+        let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let cookie = text("cookie").and_then(|cookies| {
+            let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
+            cookies.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
+        });
+        let given = bearer.or(text("x-api-key")).or(cookie).map(str::trim);
+        let is_right = |given: &str| blake3::hash(given.as_bytes()) == *token;
+        if given.is_some_and(is_right) {
+            return Proof::Good;
+        }
+        let in_address = token_of(request);
+        if request.uri().path() == "/" && in_address.is_some_and(is_right) {
+            return Proof::GoodInAddress;
+        }
+        if given.or(in_address).is_some() { Proof::Wrong } else { Proof::Missing }
+    }
+
+    /// Counts a wrong token. Whether the address has guessed too often.
+    fn has_guessed_too_often(&self, peer: Option<IpAddr>, is_wrong: bool, now: Instant) -> bool {
+        let mut guesses = self.guesses.lock().unwrap_or_else(PoisonError::into_inner);
+        guesses.retain(|_, (_, since)| now.duration_since(*since) < GUESSES_PERIOD);
+        let is_full = guesses.len() >= GUESSERS_MAX && !guesses.contains_key(&peer);
+        let key = if is_full { None } else { peer };
+        let n_before = guesses.get(&key).map_or(0, |(n, _)| *n);
+        if is_wrong {
+            guesses.entry(key).or_insert((0, now)).0 += 1;
+        }
+        n_before >= GUESSES_MAX
+    }
+
     /// Whether a `Host` names this node in a way that no name server decides.
-    fn is_own(self, host: &str) -> bool {
+    fn is_own(&self, host: &str) -> bool {
         let Ok(authority) = host.parse::<Authority>() else { return false };
         if host.contains('@') {
             return false;
@@ -103,18 +206,89 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Refuses what does not come from here, and adds the headers that every response carries.
+/// Whether a `Host` names this device to itself.
+fn is_loopback(host: &str) -> bool {
+    let Ok(authority) = host.parse::<Authority>() else { return false };
+    let name = authority.host().trim_matches(['[', ']']);
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// The token in a request's address.
+fn token_of(request: &Request) -> Option<&str> {
+    let query = request.uri().query()?;
+    query.split('&').find_map(|pair| pair.strip_prefix("token="))
+}
+
+/// Refuses what may not, and adds the headers that every response carries.
 pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let origin = request.headers().get(header::ORIGIN).cloned();
+    let origin = origin.filter(|origin| guard.is_allowed(origin));
     let mut response = match guard.check(request.headers(), request.uri().authority()) {
-        Ok(()) => next.run(request).await,
         Err(error) => error.into_response(),
+        // A browser asks whether it may before it sends anything; it never sends the token with that.
+        Ok(()) if origin.is_some() && request.method() == Method::OPTIONS => {
+            StatusCode::NO_CONTENT.into_response()
+        }
+        Ok(()) => answer(&guard, request, next).await,
     };
+    let headers = response.headers_mut();
     for (name, value) in HEADERS {
-        if let Entry::Vacant(entry) = response.headers_mut().entry(name) {
+        if let Entry::Vacant(entry) = headers.entry(name) {
             entry.insert(value);
         }
     }
+    if let Some(origin) = origin {
+        headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+        headers.append(header::VARY, HeaderValue::from_static("origin"));
+        for (name, value) in CORS {
+            headers.insert(name, value);
+        }
+    }
     response
+}
+
+/// What pages of origins that the owner named may do.
+const CORS: [(HeaderName, HeaderValue); 3] = [
+    (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS")),
+    (
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("authorization, content-type, x-api-key"),
+    ),
+    (
+        HeaderName::from_static("cross-origin-resource-policy"),
+        HeaderValue::from_static("cross-origin"),
+    ),
+];
+
+async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
+    let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    let proof = guard.proof(&request, peer);
+    let is_wrong = matches!(proof, Proof::Wrong);
+    let is_good = matches!(proof, Proof::Good);
+    if !is_good && guard.has_guessed_too_often(peer, is_wrong, Instant::now()) {
+        return ApiError::too_many_guesses().into_response();
+    }
+    match proof {
+        Proof::Good => next.run(request).await,
+        Proof::GoodInAddress => keep_in_cookie(&request),
+        Proof::Missing => ApiError::unauthorized("token_missing", MISSING).into_response(),
+        Proof::Wrong => ApiError::unauthorized("token_wrong", "the token is wrong").into_response(),
+    }
+}
+
+const MISSING: &str =
+    "this node asks for its token, as `Authorization: Bearer TOKEN`: `shoal serve --lan` prints it";
+
+/// Gives the page its cookie, and sends it to its address without the token, which nobody should see over a shoulder.
+fn keep_in_cookie(request: &Request) -> Response {
+    let token = token_of(request).unwrap_or_default();
+    let cookie = format!("{COOKIE}={token}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000");
+    let Ok(cookie) = HeaderValue::from_str(&cookie) else {
+        return ApiError::unauthorized("token_wrong", "the token is wrong").into_response();
+    };
+    let headers = [(header::SET_COOKIE, cookie), (header::LOCATION, HeaderValue::from_static("/"))];
+    (StatusCode::SEE_OTHER, headers).into_response()
 }
 
 #[cfg(test)]
@@ -125,7 +299,8 @@ mod tests {
 
     #[track_caller]
     fn check(bound: &str, headers: &[(&'static str, &str)], expected: bool) {
-        let guard = Guard::new(bound.parse().expect("an address"));
+        let address = SocketAddr::new(bound.parse().expect("an address"), 52415);
+        let guard = Guard::new(&Access::local(address));
         let headers: HeaderMap = headers
             .iter()
             .map(|(name, value)| {
@@ -167,7 +342,8 @@ mod tests {
 
     #[test]
     fn two_hosts_are_refused() {
-        let guard = Guard::new(LOOPBACK.parse().expect("an address"));
+        let address = SocketAddr::new(LOOPBACK.parse().expect("an address"), 52415);
+        let guard = Guard::new(&Access::local(address));
         let mut headers = HeaderMap::new();
         headers.append(header::HOST, HeaderValue::from_static("localhost"));
         headers.append(header::HOST, HeaderValue::from_static("evil.example"));
@@ -206,6 +382,112 @@ mod tests {
             check(LOOPBACK, &image, false);
             let link = [host, ("sec-fetch-site", site), ("sec-fetch-mode", "navigate")];
             check(LOOPBACK, &link, true);
+        }
+    }
+
+    const TOKEN: &str = "abcdefghijklmnop";
+
+    fn opened() -> Guard {
+        Guard::new(&Access {
+            address: "0.0.0.0:52415".parse().expect("an address"),
+            token: Some(TOKEN.to_owned()),
+            origins: vec!["https://chat.example".to_owned()],
+        })
+    }
+
+    fn request(path: &str, headers: &[(&str, &str)]) -> Request {
+        let mut request = Request::builder().uri(path).header("host", "192.168.1.5:52415");
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        request.body(axum::body::Body::empty()).expect("a request")
+    }
+
+    #[track_caller]
+    fn check_token(path: &str, headers: &[(&str, &str)], expected: &str) {
+        let peer = Some(IpAddr::from([192, 168, 1, 9]));
+        let got = match opened().proof(&request(path, headers), peer) {
+            Proof::Good => "good",
+            Proof::GoodInAddress => "address",
+            Proof::Missing => "missing",
+            Proof::Wrong => "wrong",
+        };
+        assert_eq!(got, expected, "{path} {headers:?}");
+    }
+
+    #[test]
+    fn the_token_is_asked_of_everybody_else() {
+        let bearer = format!("Bearer {TOKEN}");
+        let cookie = format!("a=b; shoal_token={TOKEN}");
+        check_token("/state", &[], "missing");
+        check_token("/state", &[("authorization", &bearer)], "good");
+        check_token("/state", &[("x-api-key", TOKEN)], "good");
+        check_token("/state", &[("cookie", &cookie)], "good");
+        check_token("/state", &[("authorization", "Bearer abcdefghijklmno")], "wrong");
+        check_token("/state", &[("authorization", TOKEN)], "missing");
+        check_token("/state", &[("cookie", "shoal_token=")], "wrong");
+        check_token(&format!("/?token={TOKEN}"), &[], "address");
+        check_token(&format!("/state?token={TOKEN}"), &[], "wrong");
+        check_token("/?token=x", &[], "wrong");
+    }
+
+    #[test]
+    fn programs_on_this_device_need_no_token() {
+        let here = Some(IpAddr::from([127, 0, 0, 1]));
+        let is_good =
+            |request: Request, peer| matches!(opened().proof(&request, peer), Proof::Good);
+        let addressed = |host: &str, extra: &[(&str, &str)]| {
+            let mut request = request("/state", extra);
+            request.headers_mut().insert("host", HeaderValue::from_str(host).expect("a value"));
+            request
+        };
+        assert!(is_good(addressed("127.0.0.1:52415", &[]), here));
+        assert!(is_good(addressed("localhost:52415", &[]), here));
+        // The network's address, a page's script, or somebody else who says that this is localhost.
+        assert!(!is_good(addressed("192.168.1.5:52415", &[]), here));
+        assert!(!is_good(addressed("localhost", &[("origin", "http://localhost")]), here));
+        assert!(!is_good(addressed("localhost", &[]), Some(IpAddr::from([192, 168, 1, 9]))));
+        assert!(!is_good(addressed("localhost", &[]), None));
+    }
+
+    #[test]
+    fn who_guesses_has_to_wait() {
+        let (guard, start) = (opened(), Instant::now());
+        let peer = |last| Some(IpAddr::from([192, 168, 1, last]));
+        for _ in 0..GUESSES_MAX {
+            assert!(!guard.has_guessed_too_often(peer(1), true, start));
+        }
+        assert!(guard.has_guessed_too_often(peer(1), true, start));
+        assert!(!guard.has_guessed_too_often(peer(2), true, start));
+        assert!(!guard.has_guessed_too_often(peer(1), true, start + GUESSES_PERIOD));
+        let crowd = (0..10_000_u32).map(|ip| Some(IpAddr::from(ip.to_be_bytes())));
+        crowd.for_each(|ip| {
+            guard.has_guessed_too_often(ip, true, start);
+        });
+        assert!(guard.guesses.lock().expect("no panic").len() <= GUESSERS_MAX + 1);
+    }
+
+    #[test]
+    fn only_origins_that_were_named_may_come_from_elsewhere() {
+        let host = ("host", "192.168.1.5:52415");
+        for (origin, expected) in [
+            ("https://chat.example", true),
+            ("https://CHAT.example", true),
+            ("http://192.168.1.5:52415", true),
+            ("http://chat.example", false),
+            ("https://chat.example.evil", false),
+            ("null", false),
+        ] {
+            let headers: HeaderMap = [host, ("origin", origin), ("sec-fetch-site", "cross-site")]
+                .into_iter()
+                .map(|(name, value)| {
+                    (HeaderName::from_static(name), HeaderValue::from_str(value).expect("a value"))
+                })
+                .collect();
+            let is_own = origin.starts_with("http://192");
+            // The own page is never cross-site.
+            let passes = opened().check(&headers, None).is_ok();
+            assert_eq!(passes, expected && !is_own, "{origin}");
         }
     }
 }

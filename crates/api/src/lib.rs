@@ -51,6 +51,8 @@ mod tests;
 mod traces;
 pub mod view;
 
+pub use guard::Access;
+
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{
@@ -77,12 +79,13 @@ const EVENTS_MAX: usize = 64;
 /// How long connections may finish after the node was told to end: Ctrl-C should not seem to hang.
 const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
-/// Returns the routes of a node that listens on `address`.
+/// Returns the routes of a node.
 ///
-/// Requests are refused unless they address the node as `localhost`, by a loopback address, or by `address`, and unless a
-/// browser that sends them got its page from here.
-pub fn router(node: Node, address: SocketAddr) -> Router {
-    routes(node, address)
+/// Requests are refused unless they address the node as `localhost`, by a loopback address, or by the address that it listens
+/// on, unless a browser that sends them got its page from here or from an origin that was named, and, if there is a token,
+/// unless they know it or come from this device.
+pub fn router(node: Node, access: &Access) -> Router {
+    routes(node, access)
 }
 
 /// Serves HTTP on `listener` until `cancel`, and then for at most two seconds more.
@@ -100,8 +103,9 @@ pub async fn serve(
             debug!(%error, "no TCP_NODELAY");
         }
     });
+    let service = router.into_make_service_with_connect_info::<SocketAddr>();
     let served =
-        axum::serve(listener, router).with_graceful_shutdown(cancel.clone().cancelled_owned());
+        axum::serve(listener, service).with_graceful_shutdown(cancel.clone().cancelled_owned());
     let overdue = async {
         cancel.cancelled().await;
         tokio::time::sleep(SHUTDOWN_GRACE).await;
@@ -130,7 +134,7 @@ impl<B> App<B> {
     }
 }
 
-fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
+fn routes<B: Backend>(backend: B, access: &Access) -> Router {
     let app = App {
         backend,
         requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
@@ -170,7 +174,7 @@ fn routes<B: Backend>(backend: B, address: SocketAddr) -> Router {
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
-        .layer(middleware::from_fn_with_state(Guard::new(address.ip()), guard::guard))
+        .layer(middleware::from_fn_with_state(Guard::new(access), guard::guard))
         .with_state(app)
 }
 

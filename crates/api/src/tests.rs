@@ -66,7 +66,7 @@ impl Got {
 }
 
 fn app(script: &Script) -> Router {
-    crate::routes(script.clone(), ADDRESS)
+    crate::routes(script.clone(), &crate::Access::local(ADDRESS))
 }
 
 /// A request as the command line sends it.

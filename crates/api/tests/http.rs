@@ -31,7 +31,7 @@ impl Server {
         let address = listener.local_addr().expect("bound");
         let cancel = CancellationToken::new();
         let mut served = JoinSet::new();
-        let router = shoal_api::router(node.clone(), address);
+        let router = shoal_api::router(node.clone(), &shoal_api::Access::local(address));
         served.spawn(shoal_api::serve(listener, router, cancel.clone()));
         Self { url: format!("http://{address}"), node, cancel, served }
     }
@@ -249,14 +249,17 @@ async fn models_are_placed_shown_and_dropped() {
     assert_eq!((status, &error["error"]["code"]), (409, &json!("cluster_refused")), "{error}");
     let (status, error) = server.post("/place_instance", json!({"model": "/no/such.gguf"})).await;
     assert_eq!((status, &error["error"]["code"]), (400, &json!("model_unusable")), "{error}");
-    let (status, error) = parse(server.ask("POST", "/invite", None).await);
+    let (status, error) = server.post("/invite", json!({})).await;
     assert_eq!((status, &error["error"]["code"]), (409, &json!("offline")), "{error}");
 
     let (status, _) = server.ask("DELETE", &format!("/instance/{id}"), None).await;
     assert_eq!(status, 200);
     let (status, _) = server.ask("DELETE", &format!("/instance/{id}"), None).await;
     assert_eq!(status, 404);
-    let (status, error) = server.post(CHAT, chat("Hi", json!({}))).await;
+    // A request places what is on the disk, and nothing else.
+    let (status, answer) = server.post(CHAT, chat("Hi", json!({}))).await;
+    assert_eq!(status, 200, "{answer}");
+    let (status, error) = server.post(CHAT, chat("Hi", json!({"model": "no/such"}))).await;
     assert_eq!((status, &error["error"]["code"]), (404, &json!("model_not_found")), "{error}");
     let (status, placed) = server.post("/place_instance", json!({"model": "demo"})).await;
     assert_eq!((status, &placed["state"]), (200, &json!("ready")), "{placed:#}");

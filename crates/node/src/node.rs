@@ -287,6 +287,11 @@ impl Node {
         &self.inner.config.name
     }
 
+    /// Where this node can be reached by its peers; nowhere without a network.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.inner.endpoint.as_ref().map(Endpoint::addrs).unwrap_or_default()
+    }
+
     /// Starts to answer a request. What is wrong with the request itself is an error here; what fails later is an event.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ mod library;
 mod list;
 mod membership;
 mod offers;
+mod opened;
 mod output;
 mod period;
 mod plan;

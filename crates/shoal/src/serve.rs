@@ -1,13 +1,17 @@
 //! `shoal serve`: a node, its API and its page, until it is told to end.
 
-use std::io::Write;
+use std::{
+    io::{IsTerminal, Write},
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+};
 
 use anyhow::Context;
+use shoal_api::Access;
 use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, env, failure::Failure, library, stop};
+use crate::{args::ServeArgs, env, failure::Failure, library, opened, qr, stop};
 
 /// UDP port that a node takes if it is free, so that the addresses which peers remember stay true.
 const PEER_PORT: u16 = 52415;
@@ -15,13 +19,16 @@ const PEER_PORT: u16 = 52415;
 pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let data_dir = library::data_dir(args.data_dir.as_deref())?;
     let library = library::config(&args.library, &data_dir);
+    let listen = listen_address(&args)?;
     // The port is bound first: a second node on one machine should say so before it does anything else.
-    let listener = tokio::net::TcpListener::bind(args.listen).await.map_err(|error| {
-        let error = anyhow::Error::from(error).context(format!("cannot listen on {}", args.listen));
+    let listener = tokio::net::TcpListener::bind(listen).await.map_err(|error| {
+        let error = anyhow::Error::from(error).context(format!("cannot listen on {listen}"));
         Failure::new(error, Failure::ADDRESS)
             .hint("another node may run already; choose another address with --listen")
     })?;
     let address = listener.local_addr()?;
+    let token = args.lan.then(|| opened::token(&data_dir, args.new_token)).transpose()?;
+    let access = Access { address, token: token.clone(), origins: args.allow_origin };
     let node = Node::start(Config {
         name: args.name.unwrap_or_else(device_name),
         data_dir: Some(data_dir),
@@ -50,7 +57,20 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     // Before the node says that it is ready: whoever reads that may end it at once.
     let stop = stop::signal()?;
     let mut out = std::io::stdout().lock();
-    writeln!(out, "Shoal is ready: http://{address}")?;
+    match listener_of(address) {
+        Some(local) => writeln!(out, "Shoal is ready: http://{local}")?,
+        None => writeln!(out, "Shoal is ready: http://{address}")?,
+    }
+    if let Some(token) = &token {
+        let urls = opened::urls(address, &node.addrs(), token);
+        for url in &urls {
+            writeln!(out, "Open to the network: {url}")?;
+        }
+        // The code is for a camera, and a log has none.
+        if let Some(url) = urls.first().filter(|_| std::io::stdout().is_terminal()) {
+            write!(out, "{}", qr::draw(url)?)?;
+        }
+    }
     out.flush()?;
     drop(out);
     let cancel = CancellationToken::new();
@@ -60,10 +80,33 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         info!("ending");
         on_signal.cancel();
     };
-    let router = shoal_api::router(node.clone(), address);
+    let router = shoal_api::router(node.clone(), &access);
     let (served, ()) = tokio::join!(shoal_api::serve(listener, router, cancel), signals);
     node.shutdown().await;
     served.context("the API ended").map_err(Failure::from)
+}
+
+/// Where to listen: on this device alone, unless the owner has opened the node.
+fn listen_address(args: &ServeArgs) -> Result<SocketAddr, Failure> {
+    if args.lan {
+        // Whoever names an address knows which one is meant.
+        let is_default = args.listen.ip() == IpAddr::from(Ipv4Addr::LOCALHOST)
+            && args.listen.port() == PEER_PORT;
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.listen.port()));
+        return Ok(if is_default { everywhere } else { args.listen });
+    }
+    if args.listen.ip().is_loopback() {
+        return Ok(args.listen);
+    }
+    let error = anyhow::anyhow!("{} can be reached from the network", args.listen);
+    Err(Failure::new(error, Failure::ADDRESS)
+        .hint("--lan opens the API to the network, with a token that is printed"))
+}
+
+/// The address of a node that listens everywhere, for this device itself.
+fn listener_of(address: SocketAddr) -> Option<SocketAddr> {
+    let is_everywhere = address.ip().is_unspecified();
+    is_everywhere.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())))
 }
 
 /// The host's name, or a plain word.

@@ -27,7 +27,7 @@ impl Server {
         let address = listener.local_addr().expect("bound");
         let cancel = CancellationToken::new();
         let mut served = JoinSet::new();
-        let router = crate::routes(script.clone(), address);
+        let router = crate::routes(script.clone(), &crate::Access::local(address));
         served.spawn(crate::serve(listener, router, cancel.clone()));
         Self { address, cancel, served }
     }

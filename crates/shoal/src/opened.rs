@@ -1,0 +1,118 @@
+//! A node that is opened to the local network: its token, and the addresses to give to others.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write,
+    net::{IpAddr, SocketAddr},
+    path::Path,
+};
+
+use anyhow::Context as _;
+
+use crate::failure::Failure;
+
+/// Characters of a token, 32 of them, none of which is taken for another.
+const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
+/// Characters of a token: 130 bits.
+const TOKEN_CHARS: usize = 26;
+
+/// The node's token: the one that it has, or a new one, kept in a file of mode 0600.
+pub(crate) fn token(data_dir: &Path, is_new: bool) -> Result<String, Failure> {
+    let path = data_dir.join("api-token");
+    if !is_new && let Ok(text) = fs::read_to_string(&path) {
+        let token = text.trim();
+        let is_token = token.len() == TOKEN_CHARS && token.bytes().all(|c| ALPHABET.contains(&c));
+        if is_token {
+            return Ok(token.to_owned());
+        }
+        let error = anyhow::anyhow!(
+            "{}: expected a token of {TOKEN_CHARS} characters, got {} others",
+            path.display(),
+            token.len()
+        );
+        return Err(Failure::from(error).hint("--new-token makes a new one"));
+    }
+    let token = random()?;
+    write(&path, &token).with_context(|| format!("{}: cannot be written", path.display()))?;
+    Ok(token)
+}
+
+fn random() -> Result<String, Failure> {
+    let mut token = String::with_capacity(TOKEN_CHARS);
+    while token.len() < TOKEN_CHARS {
+        let mut bits = shoal_node::random_u64()?;
+        // Twelve characters of five bits each.
+        for _ in 0..12.min(TOKEN_CHARS - token.len()) {
+            token.push(char::from(ALPHABET[usize::try_from(bits % 32).unwrap_or_default()]));
+            bits /= 32;
+        }
+    }
+    Ok(token)
+}
+
+/// Writes it beside the file and renames, so that nobody ever reads a half one, and nobody else at all.
+fn write(path: &Path, token: &str) -> std::io::Result<()> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    let beside = path.with_extension("new");
+    let _ = fs::remove_file(&beside);
+    let mut options = OpenOptions::new();
+    options.write(true).create_new(true);
+    #[cfg(unix)]
+    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
+    let mut file = options.open(&beside)?;
+    file.write_all(format!("{token}\n").as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&beside, path)
+}
+
+/// The page's addresses for other devices, the likeliest first.
+pub(crate) fn urls(listening: SocketAddr, own: &[SocketAddr], token: &str) -> Vec<String> {
+    let mut ips: Vec<IpAddr> = if listening.ip().is_unspecified() {
+        let same_family = |ip: &IpAddr| ip.is_ipv4() || listening.is_ipv6();
+        own.iter().map(SocketAddr::ip).filter(same_family).collect()
+    } else {
+        vec![listening.ip()]
+    };
+    ips.dedup();
+    let url =
+        |ip: IpAddr| format!("http://{}/?token={token}", SocketAddr::new(ip, listening.port()));
+    ips.into_iter().map(url).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_token_is_kept_until_a_new_one_is_wanted() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = token(dir.path(), false).expect("written");
+        assert_eq!(first.len(), TOKEN_CHARS);
+        assert_eq!(token(dir.path(), false).expect("read"), first);
+        let second = token(dir.path(), true).expect("written");
+        assert_ne!(second, first);
+        assert_eq!(token(dir.path(), false).expect("read"), second);
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::PermissionsExt as _;
+            let file = fs::metadata(dir.path().join("api-token")).expect("it is there");
+            assert_eq!(file.permissions().mode() & 0o777, 0o600);
+        }
+        fs::write(dir.path().join("api-token"), "short").expect("writable");
+        assert!(token(dir.path(), false).is_err());
+    }
+
+    #[test]
+    fn the_addresses_are_those_of_the_network() {
+        let own =
+            ["192.168.1.5:1".parse().expect("an address"), "[fd00::1]:1".parse().expect("one")];
+        let everywhere = "0.0.0.0:52415".parse().expect("an address");
+        assert_eq!(urls(everywhere, &own, "t"), ["http://192.168.1.5:52415/?token=t"]);
+        let both = "[::]:52415".parse().expect("an address");
+        assert_eq!(urls(both, &own, "t").len(), 2);
+        let one = "127.0.0.1:80".parse().expect("an address");
+        assert_eq!(urls(one, &own, "t"), ["http://127.0.0.1:80/?token=t"]);
+    }
+}
