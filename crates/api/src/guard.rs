@@ -72,6 +72,9 @@ impl Access {
     }
 }
 
+/// Wrong tokens by the address that they came from, and since when they are counted.
+type Guesses = HashMap<Option<IpAddr>, (u32, Instant)>;
+
 /// What the guard knows.
 #[derive(Debug, Clone)]
 pub(crate) struct Guard {
@@ -79,7 +82,7 @@ pub(crate) struct Guard {
     /// A hash of the token, so that a comparison takes the same time wherever two differ.
     token: Option<blake3::Hash>,
     origins: Arc<Vec<String>>,
-    guesses: Arc<Mutex<HashMap<Option<IpAddr>, (u32, Instant)>>>,
+    guesses: Arc<Mutex<Guesses>>,
 }
 
 /// What a request brings to prove that it may.

@@ -323,7 +323,7 @@ impl Peers {
         }
         match connection.request(&self.own_hello(), ANSWER_TIMEOUT).await? {
             Response::Hello { record, peers, instances } => {
-                self.meet(peers.into_iter().chain([record]), handler);
+                self.meet(peers.into_iter().chain([*record]), handler);
                 self.take_instances(instances, handler);
                 Ok(())
             }
@@ -523,7 +523,7 @@ impl Peers {
                     self.pass_on();
                 }
                 Response::Hello {
-                    record: self.record(),
+                    record: Box::new(self.record()),
                     peers: self.known_records(),
                     instances: self.known_instances(),
                 }

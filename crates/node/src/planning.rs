@@ -189,7 +189,7 @@ impl Node {
             model: opened.source.name.clone(),
             n_ctx,
             n_prompt: N_PROMPT.min(n_ctx),
-            sentence: plan.sentence(&name),
+            sentence: plan.sentence(name),
             candidates: plan.candidates.iter().map(candidate).collect(),
             left_out: left_out.collect(),
             each_further: plan.each_further.iter().map(help).collect(),

@@ -229,7 +229,7 @@ impl Runner {
                 Ok(held) => ready.push((waiting, held)),
                 Err(body) => {
                     let key = waiting.key;
-                    if !self.send(key.driver, Frame { key, body }) {
+                    if !self.send(key.driver, Frame { key, body: *body }) {
                         return false;
                     }
                 }
@@ -320,18 +320,18 @@ impl Runner {
     }
 
     /// Takes the sequence of a step out of the map, cut back to where the step begins; or says why it cannot be computed.
-    fn take_sequence(&mut self, key: &FrameKey, step: &Step) -> Result<Held, Body> {
+    fn take_sequence(&mut self, key: &FrameKey, step: &Step) -> Result<Held, Box<Body>> {
         let mut held = match self.sequences.remove(&held_key(key)) {
             Some(held) => held,
-            None if step.position > 0 => return Err(Body::Gap { have: 0 }),
+            None if step.position > 0 => return Err(Box::new(Body::Gap { have: 0 })),
             None if self.sequences.len() >= SEQUENCES_MAX => {
                 let message =
                     format!("{SEQUENCES_MAX} sequences are open on one stage, no more fit");
-                return Err(Body::Failed { message });
+                return Err(Box::new(Body::Failed { message }));
             }
             None => {
                 let sequence = Sequence::new(&self.shard, self.n_ctx)
-                    .map_err(|error| Body::Failed { message: error.to_string() })?;
+                    .map_err(|error| Box::new(Body::Failed { message: error.to_string() }))?;
                 Held { sequence, hash: EMPTY_PREFIX_HASH }
             }
         };
@@ -352,7 +352,8 @@ impl Runner {
             held.sequence.truncate(have);
             held.hash = prefix_hash(held.sequence.tokens());
             self.sequences.insert(held_key(key), held);
-            return Err(Body::Gap { have: u32::try_from(have).expect("bounded by the context") });
+            let have = u32::try_from(have).expect("bounded by the context");
+            return Err(Box::new(Body::Gap { have }));
         }
         held.sequence.truncate(position);
         held.hash = step.prefix_hash;

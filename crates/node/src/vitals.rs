@@ -169,26 +169,20 @@ fn run_briefly(command: &str, timeout: Duration) -> Option<String> {
     let mut command = Command::new(command);
     command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
     let mut child = command.spawn().ok()?;
-    let started = Instant::now();
-    // What it prints fits into a pipe, so that it need not be read before the end.
-    let status = loop {
-        match child.try_wait() {
-            Ok(Some(status)) => break Some(status),
-            Ok(None) if started.elapsed() < timeout => {
-                std::thread::sleep(Duration::from_millis(50));
-            }
-            _ => break None,
-        }
-    };
-    if status.is_none() {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    status.filter(std::process::ExitStatus::success)?;
-    let mut text = String::new();
     let stdout = child.stdout.take()?;
-    stdout.take(FILE_BYTES_MAX as u64).read_to_string(&mut text).ok()?;
-    Some(text)
+    // A process cannot be waited for with a limit, but a message can, and the process's output ends with it.
+    let (printed, text) = std::sync::mpsc::sync_channel(1);
+    std::thread::spawn(move || {
+        let mut text = String::new();
+        let read = stdout.take(FILE_BYTES_MAX as u64).read_to_string(&mut text);
+        let _ = printed.send(read.is_ok().then_some(text));
+    });
+    let text = text.recv_timeout(timeout).ok().flatten();
+    if text.is_none() {
+        let _ = child.kill();
+    }
+    let status = child.wait().ok()?;
+    text.filter(|_| status.success())
 }
 
 /// The first line of `/proc/stat`: user, nice, system, idle, iowait, irq, softirq, steal.

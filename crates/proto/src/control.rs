@@ -334,7 +334,7 @@ pub enum Response {
     /// To [`Request::Hello`]: the same from the other side, and the instances that it knows.
     Hello {
         /// The answerer's record.
-        record: NodeRecord,
+        record: Box<NodeRecord>,
         /// Peers that it knows.
         peers: Vec<NodeRecord>,
         /// Instances that it knows.

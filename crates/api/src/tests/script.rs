@@ -239,7 +239,7 @@ impl Backend for Script {
             is_self: rtt.is_none(),
             liveness: "alive".to_owned(),
             rtt,
-            vitals: rtt.is_some().then(|| Vitals {
+            vitals: rtt.is_some().then_some(Vitals {
                 load_percent: Some(40),
                 free_bytes: 1 << 29,
                 temperature_dc: Some(385),

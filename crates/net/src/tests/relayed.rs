@@ -19,11 +19,9 @@ async fn members_meet_over_a_relay_when_they_know_no_address() {
         Endpoint::bind(config).await.unwrap()
     };
     let (a, b) = (bind().await, bind().await);
-    let accepting = b.clone();
-    let accepted = tokio::spawn(async move { accepting.accept().await.map(|it| it.peer()) });
     let dialled = a.connect(b.id(), &[], Plane::Control).await.unwrap();
     assert_eq!(dialled.peer(), b.id());
-    assert_eq!(accepted.await.unwrap(), Some(a.id()));
+    assert_eq!(b.accept().await.unwrap().peer(), a.id());
 }
 
 #[tokio::test]
