@@ -27,6 +27,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 /// Where a worker of llama.cpp listens inside its host.
 const RPC_PORT: u16 = 50_052;
 
+/// The demonstration model has a long answer to it.
+const QUESTION: &str = "What is Shoal?";
+
 fn main() -> ExitCode {
     isolated_program(|| match run() {
         Ok(()) => ExitCode::SUCCESS,
@@ -231,10 +234,9 @@ fn measure(
         let (seconds, n_prompt, _) = node.ask(model, &long_text(options.n_prompt, run), 1)?;
         json!({"tokens": n_prompt, "tokens_per_s": n_prompt / seconds})
     };
-    let short = format!("Count on from {run}.");
-    node.ask(model, &short, 1)?;
-    let (first_s, ..) = node.ask(model, &short, 1)?;
-    let (all_s, _, n_tokens) = node.ask(model, &short, options.n_tokens)?;
+    node.ask(model, QUESTION, 1)?;
+    let (first_s, ..) = node.ask(model, QUESTION, 1)?;
+    let (all_s, _, n_tokens) = node.ask(model, QUESTION, options.n_tokens)?;
     let token_s = (all_s - first_s) / (n_tokens - 1.0);
     let mut line = json!({
         "system": "shoal",
@@ -245,7 +247,7 @@ fn measure(
         "decode": {"tokens": n_tokens, "ms_per_token": token_s * 1e3, "tokens_per_s": 1.0 / token_s},
     });
     if options.n_requests > 1 {
-        line["together"] = together(node, options, model, run)?;
+        line["together"] = together(node, options, model)?;
     }
     Ok(line)
 }
@@ -260,24 +262,23 @@ fn long_text(n_tokens: usize, run: usize) -> String {
     text
 }
 
-/// Tokens per second of one request and of several at once, prefill included in both.
-fn together(node: &Node<'_>, options: &Options, model: &str, run: usize) -> Result<Value> {
-    let question = |i: usize| format!("{i} and {run}: tell a story.");
+/// Tokens per second of one request at a time and of several at once.
+///
+/// All ask the same, so that no answer is shorter, each in words of its own, so that each has a sequence of its own.
+fn together(node: &Node<'_>, options: &Options, model: &str) -> Result<Value> {
+    let ask =
+        &|i: usize| node.ask(model, &format!("{QUESTION}{}", " ".repeat(i)), options.n_tokens);
     let rate = |n_requests: usize| -> Result<f64> {
         let started = Instant::now();
-        let n_tokens: Vec<Result<f64>> = std::thread::scope(|scope| {
-            let asked: Vec<_> = (0..n_requests)
-                .map(|i| {
-                    let question = question(i);
-                    scope.spawn(move || Ok(node.ask(model, &question, options.n_tokens)?.2))
-                })
-                .collect();
+        let asked: Vec<Result<f64>> = std::thread::scope(|scope| {
+            let asked: Vec<_> =
+                (0..n_requests).map(|i| scope.spawn(move || Ok(ask(i)?.2))).collect();
             asked.into_iter().map(|asked| asked.join().expect("it does not panic")).collect()
         });
-        let n_tokens: f64 = n_tokens.into_iter().sum::<Result<f64>>()?;
+        let n_tokens: f64 = asked.into_iter().sum::<Result<f64>>()?;
         Ok(n_tokens / started.elapsed().as_secs_f64())
     };
-    // Warm: what each asks is held by the stages, so that prefill counts nowhere.
+    // Warm: what each asks is held by the stages afterwards, so that prefill counts nowhere.
     rate(options.n_requests)?;
     let (one, all) = (rate(1)?, rate(options.n_requests)?);
     Ok(json!({"requests": options.n_requests, "one": one, "all": all, "ratio": all / one}))
