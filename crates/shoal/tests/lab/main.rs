@@ -2,6 +2,7 @@
 //! lets nobody make networks.
 #![cfg(target_os = "linux")]
 
+mod discovery;
 mod node;
 mod roaming;
 mod subnets;
