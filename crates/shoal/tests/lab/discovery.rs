@@ -31,6 +31,7 @@ fn devices_of_one_cluster() -> [TempDir; 5] {
 
 /// Starts the devices on a new network; each must see all. Prints how long that took.
 #[track_caller]
+#[expect(clippy::print_stderr, reason = "times are shown, and never asserted")]
 fn check_they_meet(what: &str, prepare: impl FnOnce(&Segment)) {
     let dirs = devices_of_one_cluster();
     let wifi = Segment::new("wifi").expect("a network");
@@ -48,8 +49,8 @@ fn check_they_meet(what: &str, prepare: impl FnOnce(&Segment)) {
         node.wait_for_alive(NAMES.len());
     }
     let (all, counters) = (started.elapsed(), wifi.counters());
-    println!("{what}: all five see all after {all:?}, the last one started after {ready:?}");
-    println!("{counters:?}");
+    eprintln!("{what}: all five see all after {all:?}, the last one started after {ready:?}");
+    eprintln!("{counters:?}");
 }
 
 #[test]
