@@ -47,6 +47,8 @@ pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
 /// Tokens of one prefill chunk: small enough that stages overlap and neighbours get their turn, large enough for the prefill
 /// kernels to reuse each weight.
 const CHUNK_TOKENS: usize = 64;
+/// The same where there are no stages to overlap and no neighbours: the kernels unpack each weight once for a chunk.
+const CHUNK_TOKENS_ALONE: usize = 256;
 /// First wait before unanswered steps are sent again; it doubles, so that a stage that is only slow is not buried in copies.
 const RESEND_MIN: Duration = Duration::from_secs(3);
 /// Longest wait for a step. A phone needs seconds for a chunk of a big model beside other requests; a minute without a sign
@@ -266,8 +268,12 @@ impl Driver {
             self.n_cached = self.n_cached.min(have);
             self.gap = None;
         }
+        let instance = &self.job.instance;
+        let is_alone =
+            instance.placement.stages.len() == 1 && self.ctx.router.n_drivers(instance.id) == 1;
+        let n_tokens = if is_alone { CHUNK_TOKENS_ALONE } else { CHUNK_TOKENS };
         while self.n_sent < self.log.len() && self.in_flight.len() < STEPS_IN_FLIGHT_MAX {
-            let end = self.log.len().min(self.n_sent + CHUNK_TOKENS);
+            let end = self.log.len().min(self.n_sent + n_tokens);
             let is_last = end == self.log.len();
             let step = Step {
                 position: count(self.n_sent),

@@ -265,12 +265,71 @@ fn links(records: &[&NodeRecord]) -> Links {
         };
         Some(Link { rtt_s: f64::from(link.rtt_us) * 1e-6, bytes_per_s })
     };
+    let pair = |a: &NodeRecord, b: &NodeRecord| measured(a, b.id).or_else(|| measured(b, a.id));
+    let others = |of: &NodeRecord, but: NodeId| {
+        let others = records.iter().filter(move |it| it.id != of.id && it.id != but);
+        others.filter_map(|other| pair(of, other)).collect::<Vec<Link>>()
+    };
     for (i, a) in records.iter().enumerate() {
         for b in &records[i + 1..] {
-            if let Some(link) = measured(a, b.id).or_else(|| measured(b, a.id)) {
+            let link = pair(a, b).or_else(|| slowest(&[others(a, b.id), others(b, a.id)].concat()));
+            if let Some(link) = link {
                 links.set(a.id, b.id, link);
             }
         }
     }
     links
+}
+
+/// The worst of several links.
+fn slowest(links: &[Link]) -> Option<Link> {
+    links.iter().copied().reduce(|a, b| Link {
+        rtt_s: a.rtt_s.max(b.rtt_s),
+        bytes_per_s: a.bytes_per_s.min(b.bytes_per_s),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use shoal_proto::control::LinkRecord;
+
+    use super::*;
+
+    fn record(id: u8, links: &[(u8, u32)]) -> NodeRecord {
+        let link = |&(node, rtt_us): &(u8, u32)| LinkRecord {
+            node: NodeId([node; 32]),
+            rtt_us,
+            bytes_per_s: 1_000_000 * u64::from(node),
+        };
+        NodeRecord {
+            id: NodeId([id; 32]),
+            version: 1,
+            run: 1,
+            name: String::new(),
+            addrs: Vec::new(),
+            software: String::new(),
+            isa: String::new(),
+            memory_bytes: 0,
+            profile: None,
+            models: Vec::new(),
+            stages: Vec::new(),
+            links: links.iter().map(link).collect(),
+        }
+    }
+
+    #[test]
+    fn a_link_that_nobody_measured_is_as_slow_as_those_that_meet_it() {
+        let records = [record(1, &[(2, 300), (3, 500)]), record(2, &[]), record(3, &[])];
+        let links = links(&records.each_ref());
+        let rtt_us = |a: u8, b: u8| {
+            let link = links.get(NodeId([a; 32]), NodeId([b; 32]));
+            ((link.rtt_s * 1e6).round(), link.bytes_per_s)
+        };
+        assert_eq!(rtt_us(1, 2), (300.0, 2e6));
+        assert_eq!(rtt_us(2, 3), (500.0, 2e6));
+        let strangers = [record(1, &[]), record(2, &[])];
+        let links = super::links(&strangers.each_ref());
+        let link = links.get(NodeId([1; 32]), NodeId([2; 32]));
+        assert_eq!((link.rtt_s, link.bytes_per_s), (RTT_DEFAULT, BANDWIDTH_DEFAULT));
+    }
 }
