@@ -3,5 +3,6 @@
 mod answers;
 mod cluster;
 mod failures;
+mod membership;
 mod models;
 mod process;

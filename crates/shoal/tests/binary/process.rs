@@ -112,6 +112,11 @@ impl NodeProcess {
         nodes
     }
 
+    /// Its data directory.
+    pub(crate) fn dir(&self) -> &Path {
+        self._dir.as_ref().expect("it has one of its own").path()
+    }
+
     /// `host:port` of its API.
     pub(crate) fn address(&self) -> &str {
         self.url.strip_prefix("http://").expect("a plain URL")
