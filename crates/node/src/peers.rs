@@ -225,10 +225,12 @@ impl Peers {
         self.changed.subscribe()
     }
 
-    /// Where a peer may be.
+    /// Where a peer may be: first where it is heard from, which may be newer than what it has said.
     pub(crate) fn addrs(&self, peer: NodeId) -> Vec<SocketAddr> {
-        self.read(|state, _| state.record(peer).map(|record| record.addrs.clone()))
-            .unwrap_or_default()
+        let heard = self.connection(peer).and_then(|connection| connection.remote_addr());
+        let told = self.read(|state, _| state.record(peer).map(|record| record.addrs.clone()));
+        let told = told.unwrap_or_default().into_iter().filter(|addr| Some(*addr) != heard);
+        heard.into_iter().chain(told).collect()
     }
 
     /// Round-trip time of the connection to a peer.

@@ -42,6 +42,8 @@ const SEND_TIMEOUT: Duration = Duration::from_secs(10);
 /// Frames that a link sends again over a new connection, since the old one may have taken them with it: more than a sequence
 /// has under way.
 const RESENT_MAX: usize = 16;
+/// How long a link to a peer that lives is tried to be mended: several dials that fail.
+const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// Pause before a link that has failed is dialled again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How old they may be: older ones have arrived, or their driver has noticed.
@@ -330,11 +332,11 @@ impl Link {
     async fn run(mut self, endpoint: &Endpoint, peers: &Peers) {
         let Some(first) = self.queue.recv().await else { return };
         let mut unsent = VecDeque::from([first]);
-        let mut given_up_at = Instant::now() + SEND_TIMEOUT;
+        let mut given_up_at = Instant::now() + GIVE_UP_AFTER;
         let error = loop {
             let pumped = self.pump(endpoint, peers, &mut unsent).await;
             if !self.recent.is_empty() {
-                given_up_at = Instant::now() + SEND_TIMEOUT;
+                given_up_at = Instant::now() + GIVE_UP_AFTER;
             }
             self.recent.retain(|(at, _)| at.elapsed() < RESENT_AGE);
             let again = self.recent.drain(..).map(|(_, frame)| frame);
