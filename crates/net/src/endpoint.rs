@@ -10,9 +10,8 @@ use std::{
 use iroh::{
     EndpointAddr, PublicKey, TransportAddr,
     endpoint::{
-        AckFrequencyConfig, BindOpts, ConnectError, ConnectWithOptsError, ConnectingError,
-        ConnectionError, IdleTimeout, PortmapperConfig, QuicTransportConfig, TransportErrorCode,
-        VarInt, presets,
+        BindOpts, ConnectError, ConnectWithOptsError, ConnectingError, ConnectionError,
+        IdleTimeout, PortmapperConfig, QuicTransportConfig, TransportErrorCode, VarInt, presets,
     },
 };
 use shoal_proto::{NodeId, roll::Roll};
@@ -42,8 +41,6 @@ const SEND_WINDOW: u64 = 16 * 1024 * 1024;
 /// The transport's assumption before it has measured, which sets when a lost first packet is sent again: the usual 333 ms
 /// are for the internet.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
-/// Longest wait of a peer with an acknowledgement.
-const ACK_DELAY_MAX: Duration = Duration::from_millis(2);
 /// Probe time-outs in a row after which a path counts as congested through and through; the usual number is 3 (RFC 9002, 7.6).
 const PERSISTENT_CONGESTION: u32 = 12;
 /// How often the interfaces' addresses are compared: Android tells nobody that they have changed.
@@ -361,10 +358,9 @@ fn transport_config(timing: Timing) -> QuicTransportConfig {
         .initial_rtt(INITIAL_RTT)
         .max_idle_timeout(Some(idle))
         .keep_alive_interval(timing.keep_alive)
-        // The usual 25 ms are for downloads; a token waits for the acknowledgement of the rows before it when the window is small.
-        .ack_frequency_config(Some(ack_frequency()))
-        // WiFi stalls for seconds without being congested: falling back to two packets for each round trip would cost every
-        // token several of them, and a link that carries a row at a time never grows its window again.
+        // WiFi stalls for seconds without being congested: falling back to two packets for each round trip would cost every token
+        // several of them, and a link that carries a row at a time never grows its window again. (Asking for earlier
+        // acknowledgements would help too, but noq 1.4.0 panics on that when no path is left, as while a node roams.)
         .persistent_congestion_threshold(PERSISTENT_CONGESTION)
         // Losing the last path ends the connection, so a path may be silent as long as the connection.
         .default_path_max_idle_timeout(timing.idle)
@@ -372,13 +368,6 @@ fn transport_config(timing: Timing) -> QuicTransportConfig {
         // Large segmented sends fail on several Android devices.
         .enable_segmentation_offload(!cfg!(target_os = "android"))
         .build()
-}
-
-/// How soon the peer should acknowledge: every packet, and never late.
-fn ack_frequency() -> AckFrequencyConfig {
-    let mut config = AckFrequencyConfig::default();
-    config.ack_eliciting_threshold(VarInt::from_u32(1)).max_ack_delay(Some(ACK_DELAY_MAX));
-    config
 }
 
 /// The addresses that peers can use, those of private IPv4 networks first.

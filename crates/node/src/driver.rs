@@ -49,7 +49,7 @@ pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
 const CHUNK_TOKENS: usize = 64;
 /// The same where there are no stages to overlap and no neighbours: the kernels unpack each weight once for a chunk.
 const CHUNK_TOKENS_ALONE: usize = 256;
-/// First wait before unanswered steps are sent again; it doubles, so that a stage that is only slow is not buried in copies.
+/// First wait before unanswered steps are sent again; later ones grow, so that a stage that is only slow is not buried in copies.
 const RESEND_MIN: Duration = Duration::from_secs(3);
 /// Longest wait for a step. A phone needs seconds for a chunk of a big model beside other requests; a minute without a sign
 /// is a failure that nothing else has noticed.
@@ -246,7 +246,7 @@ impl Driver {
     /// Prepares to send the steps again that nobody has answered.
     fn send_again(&mut self) {
         let waited = self.resend_at - self.heard;
-        self.resend_at += waited;
+        self.resend_at += RESEND_MIN.max(waited / 2);
         let Some(end) = self.in_flight.front() else { return };
         debug!(sequence = %self.sequence, end, "steps are sent again");
         // Their beginning is where the step before them ended; a stage that holds more drops it.
