@@ -19,6 +19,9 @@ use crate::{Error, Finding, Node, node::Inner};
 
 /// How often the control plane is asked whether somebody is missing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
+/// When peers are dialled again after a change of address: once those that were found dead are closed, and once the transport has
+/// given up the rest by itself.
+const DIAL_AGAIN_AFTER: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(5)];
 /// How long the doctor looks: two rounds of queries, and most of a sweep.
 const DOCTOR_LOOKS: Duration = Duration::from_secs(5);
 /// How long a node looks at the addresses that its user named, when it starts.
@@ -112,10 +115,23 @@ pub(crate) async fn follow_addrs(
         if inner.peers().record().addrs != addrs {
             info!(?addrs, "this node's addresses have changed");
             inner.peers().set_addrs(addrs);
+            let again = Arc::clone(&inner);
+            inner.spawn(async move { dial_again(&again).await });
         }
         if changes.changed().await.is_err() {
             return;
         }
+    }
+}
+
+/// Dials every peer again, some time after this node's addresses have changed.
+///
+/// A peer's transport (iroh 1.4.1) sends new dials along the way that it preferred, the one that is dead now, and chooses another one
+/// only when a connection comes in after those of the dead way have ended: so one has to come in then.
+async fn dial_again(inner: &Inner) {
+    for pause in DIAL_AGAIN_AFTER {
+        time::sleep(pause).await;
+        inner.peers().apply(ClusterEvent::AddressesChanged);
     }
 }
 

@@ -81,6 +81,15 @@ pub(crate) struct Peers {
     n_connections: AtomicU64,
 }
 
+/// Ends a connection that was replaced, if nobody answers on it any more: the transport keeps to the ways of its connections,
+/// and would send new dials where the peer is no longer.
+async fn end_if_dead(older: Connection) {
+    let echo = Request::Echo { bytes: Vec::new() };
+    if older.request(&echo, OTHER_LIFE_TIMEOUT).await.is_err() {
+        older.close("replaced");
+    }
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these mutexes guard is changed by calls that either complete or leave it as it was.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -450,6 +459,9 @@ impl Peers {
             let number = peers.n_connections.fetch_add(1, Ordering::Relaxed);
             let older = lock(&peers.connections).insert(peer, (number, connection.clone()));
             let mut older = older.map(|(_, connection)| connection);
+            if let Some(older) = older.clone() {
+                peers.spawn(end_if_dead(older));
+            }
             peers.apply(Event::Connected(peer));
             handler.peer_connected(peer);
             let reason = loop {
