@@ -9,7 +9,7 @@
 //!   headers.
 //!
 //! The *token* comes as `Authorization: Bearer`, as `x-api-key`, in the page's cookie, or once as `/?token=`, which sets the cookie. It is
-//! compared in constant time. Programs on this device that address it as such need none: they could read the token's file.
+//! compared in constant time. Programs on this device that address it as such need none, and nor does the page there.
 //! Whoever guesses has ten tries a minute.
 
 use std::{
@@ -147,9 +147,7 @@ impl Guard {
     fn proof(&self, request: &Request, peer: Option<IpAddr>) -> Proof {
         let Some(token) = &self.token else { return Proof::Good };
         let headers = request.headers();
-        let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-        let is_here = peer.is_some_and(|peer| peer.to_canonical().is_loopback());
-        if is_here && host.is_some_and(is_loopback) && headers.get(header::ORIGIN).is_none() {
+        if is_here(headers, peer) {
             return Proof::Good;
         }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
@@ -217,6 +215,17 @@ fn is_loopback(host: &str) -> bool {
         || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
 }
 
+/// Whether a program on this device, or this node's own page on it, addresses the node as such.
+fn is_here(headers: &HeaderMap, peer: Option<IpAddr>) -> bool {
+    let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+    let is_own = |origin: &HeaderValue| {
+        origin.as_bytes().eq_ignore_ascii_case(format!("http://{host}").as_bytes())
+    };
+    peer.is_some_and(|peer| peer.to_canonical().is_loopback())
+        && is_loopback(host)
+        && headers.get_all(header::ORIGIN).iter().all(is_own)
+}
+
 /// The token in a request's address.
 fn token_of(request: &Request) -> Option<&str> {
     let query = request.uri().query()?;
@@ -266,10 +275,10 @@ const CORS: [(HeaderName, HeaderValue); 3] = [
 
 async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
+    let is_stranger = guard.token.is_some() && !is_here(request.headers(), peer);
     let proof = guard.proof(&request, peer);
     let is_wrong = matches!(proof, Proof::Wrong);
-    let is_good = matches!(proof, Proof::Good);
-    if !is_good && guard.has_guessed_too_often(peer, is_wrong, Instant::now()) {
+    if is_stranger && guard.has_guessed_too_often(peer, is_wrong, Instant::now()) {
         return ApiError::too_many_guesses().into_response();
     }
     match proof {
@@ -446,9 +455,10 @@ mod tests {
         };
         assert!(is_good(addressed("127.0.0.1:52415", &[]), here));
         assert!(is_good(addressed("localhost:52415", &[]), here));
-        // The network's address, a page's script, or somebody else who says that this is localhost.
+        // The network's address, another site's script, or somebody else who says that this is localhost.
         assert!(!is_good(addressed("192.168.1.5:52415", &[]), here));
-        assert!(!is_good(addressed("localhost", &[("origin", "http://localhost")]), here));
+        assert!(is_good(addressed("localhost", &[("origin", "http://localhost")]), here));
+        assert!(!is_good(addressed("localhost", &[("origin", "https://chat.example")]), here));
         assert!(!is_good(addressed("localhost", &[]), Some(IpAddr::from([192, 168, 1, 9]))));
         assert!(!is_good(addressed("localhost", &[]), None));
     }

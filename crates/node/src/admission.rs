@@ -19,10 +19,9 @@ impl Node {
     /// If the node has no network, or the invitation cannot be kept.
     pub fn invite(&self, options: InviteOptions) -> Result<String, Error> {
         let (endpoint, membership) = self.inner().online()?;
-        let invite = Invite {
-            expires_at: options.valid_for.map(|valid_for| SystemTime::now() + valid_for),
-            single_use: options.single_use,
-        };
+        // What ends after the end of time does not end.
+        let expires_at = options.valid_for.and_then(|it| SystemTime::now().checked_add(it));
+        let invite = Invite { expires_at, single_use: options.single_use };
         let ticket = membership.invite(invite, endpoint.addrs())?;
         Ok(ticket.to_string())
     }

@@ -84,9 +84,9 @@ pub(crate) enum Command {
 
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ServeArgs {
-    /// Where the API and the page listen
-    #[arg(long, value_name = "ADDR", env = env::LISTEN, default_value = "127.0.0.1:52415")]
-    pub(crate) listen: SocketAddr,
+    /// Where the API and the page listen; 127.0.0.1:52415 by default, with --lan 0.0.0.0:52415
+    #[arg(long, value_name = "ADDR", env = env::LISTEN)]
+    pub(crate) listen: Option<SocketAddr>,
     /// Where this device's key, the cluster's secret and known peers are kept
     #[arg(long, value_name = "DIR", env = env::DATA_DIR)]
     pub(crate) data_dir: Option<PathBuf>,

@@ -2,7 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
 };
 
 use anyhow::Context;
@@ -27,11 +27,9 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
             .hint("another node may run already; choose another address with --listen")
     })?;
     let address = listener.local_addr()?;
-    let token = args.lan.then(|| opened::token(&data_dir, args.new_token)).transpose()?;
-    let access = Access { address, token: token.clone(), origins: args.allow_origin };
     let node = Node::start(Config {
         name: args.name.unwrap_or_else(device_name),
-        data_dir: Some(data_dir),
+        data_dir: Some(data_dir.clone()),
         network: Some(NetworkConfig {
             interfaces: args.interface,
             port: PEER_PORT,
@@ -49,6 +47,15 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         ..Config::default()
     })
     .await?;
+    // Only now is the data directory this node's own, and its token this node's to change.
+    let token = match args.lan.then(|| opened::token(&data_dir, args.new_token)).transpose() {
+        Ok(token) => token,
+        Err(failure) => {
+            node.shutdown().await;
+            return Err(failure);
+        }
+    };
+    let access = Access { address, token: token.clone(), origins: args.allow_origin };
     let placed = node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await;
     if let Err(error) = placed {
         node.shutdown().await;
@@ -88,17 +95,12 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
 
 /// Where to listen: on this device alone, unless the owner has opened the node.
 fn listen_address(args: &ServeArgs) -> Result<SocketAddr, Failure> {
-    if args.lan {
-        // Whoever names an address knows which one is meant.
-        let is_default = args.listen.ip() == IpAddr::from(Ipv4Addr::LOCALHOST)
-            && args.listen.port() == PEER_PORT;
-        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, args.listen.port()));
-        return Ok(if is_default { everywhere } else { args.listen });
+    let default_ip = if args.lan { Ipv4Addr::UNSPECIFIED } else { Ipv4Addr::LOCALHOST };
+    let listen = args.listen.unwrap_or(SocketAddr::from((default_ip, PEER_PORT)));
+    if args.lan || listen.ip().is_loopback() {
+        return Ok(listen);
     }
-    if args.listen.ip().is_loopback() {
-        return Ok(args.listen);
-    }
-    let error = anyhow::anyhow!("{} can be reached from the network", args.listen);
+    let error = anyhow::anyhow!("{listen} can be reached from the network");
     Err(Failure::new(error, Failure::ADDRESS)
         .hint("--lan opens the API to the network, with a token that is printed"))
 }

@@ -47,11 +47,11 @@ fn a_plan_is_shown_and_what_was_placed_is_dropped() {
 
 #[test]
 fn a_node_that_is_opened_asks_for_its_token() {
-    let node = NodeProcess::start("open", &["--lan"]);
+    let node = NodeProcess::start("open", &["--lan", "--allow-origin", "https://chat.example"]);
     let state = |header: Option<(&str, &str)>| {
         let mut request = agent().get(format!("{}/state", node.url()));
-        // A page's script says where it comes from: it is nobody of this device.
-        request = request.header("origin", node.url());
+        // The page of another site, which the owner has named, still has to know the token.
+        request = request.header("origin", "https://chat.example");
         if let Some((name, value)) = header {
             request = request.header(name, value);
         }
@@ -62,6 +62,8 @@ fn a_node_that_is_opened_asks_for_its_token() {
     let token = std::fs::read_to_string(node.dir().join("api-token")).expect("it is kept");
     assert_eq!(state(Some(("x-api-key", token.trim()))), 200);
     assert!(stdout(&["nodes", "--node", node.address()]).contains("open"), "here it needs none");
+    let own = agent().get(format!("{}/state", node.url())).header("origin", node.url());
+    assert_eq!(own.call().expect("it answers").status().as_u16(), 200, "nor does the page here");
     let exposed = output(&["serve", "--listen", "0.0.0.0:0", "--interface", "lo"]);
     assert_eq!(exposed.status.code(), Some(4), "without --lan nothing is opened");
 }
