@@ -99,7 +99,7 @@ pub(crate) struct ServeArgs {
     /// Make a new token for the local network: addresses that were printed before are void
     #[arg(long, requires = "lan")]
     pub(crate) new_token: bool,
-    /// Let pages of this origin, like https://chat.example, use the API from a browser; can be given again
+    /// Let pages of this origin, scheme and host, use the API from a browser; can be given again
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<String>,
     /// Join a cluster with a ticket from `shoal invite`

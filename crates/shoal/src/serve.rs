@@ -63,23 +63,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     }
     // Before the node says that it is ready: whoever reads that may end it at once.
     let stop = stop::signal()?;
-    let mut out = std::io::stdout().lock();
-    match listener_of(address) {
-        Some(local) => writeln!(out, "Shoal is ready: http://{local}")?,
-        None => writeln!(out, "Shoal is ready: http://{address}")?,
-    }
-    if let Some(token) = &token {
-        let urls = opened::urls(address, &node.addrs(), token);
-        for url in &urls {
-            writeln!(out, "Open to the network: {url}")?;
-        }
-        // The code is for a camera, and a log has none.
-        if let Some(url) = urls.first().filter(|_| std::io::stdout().is_terminal()) {
-            write!(out, "{}", qr::draw(url)?)?;
-        }
-    }
-    out.flush()?;
-    drop(out);
+    say_ready(address, &node, token.as_deref())?;
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
     let signals = async move {
@@ -91,6 +75,26 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let (served, ()) = tokio::join!(shoal_api::serve(listener, router, cancel), signals);
     node.shutdown().await;
     served.context("the API ended").map_err(Failure::from)
+}
+
+/// Says where the node listens, and what other devices of the house have to open.
+fn say_ready(address: SocketAddr, node: &Node, token: Option<&str>) -> Result<(), Failure> {
+    let mut out = std::io::stdout().lock();
+    match listener_of(address) {
+        Some(local) => writeln!(out, "Shoal is ready: http://{local}")?,
+        None => writeln!(out, "Shoal is ready: http://{address}")?,
+    }
+    if let Some(token) = token {
+        let urls = opened::urls(address, &node.addrs(), token);
+        for url in &urls {
+            writeln!(out, "Open to the network: {url}")?;
+        }
+        // The code is for a camera, and a log has none.
+        if let Some(url) = urls.first().filter(|_| std::io::stdout().is_terminal()) {
+            write!(out, "{}", qr::draw(url)?)?;
+        }
+    }
+    Ok(out.flush()?)
 }
 
 /// Where to listen: on this device alone, unless the owner has opened the node.
