@@ -8,8 +8,9 @@
 //! [`plan`] looks for the best placement over each number of nodes, under every node's memory, and ranks these. With
 //! [`Objective::Latency`]:
 //!
-//! 1. the time per token, where everything within half a percent ([`TIE`]) of the least is a tie;
-//! 2. the slowest stage, again with ties within half a percent;
+//! 1. the time per token, of which up to a tenth ([`BALANCE`]) is given for the next;
+//! 2. the slowest stage, where everything within half a percent ([`TIE`]) is a tie: chunks of a prompt and several requests
+//!    overlap in the pipeline, and equal phones should share equally although their measured speeds never quite agree;
 //! 3. the time per token plus a price for fetching: having to fetch the whole model counts as half a percent of the time.
 //!
 //! With [`Objective::Throughput`] the slowest stage comes first. Between numbers of nodes, after the objective (with the same
@@ -43,6 +44,9 @@ pub const MAX_NODES: usize = 32;
 pub const MAX_LAYERS: u32 = 512;
 /// Two predictions whose difference is below one part in this many are taken as equal: no measurement is better.
 pub const TIE: u64 = 200;
+/// With [`Objective::Latency`] one part in this many of the time per token is given for a faster slowest stage. Speeds of
+/// equal machines were measured up to a tenth apart; without this the faster one would get nearly all layers.
+pub const BALANCE: u64 = 10;
 /// Tokens of one chunk of a prompt, as stages pass them on during prefill.
 pub const CHUNK_TOKENS: u32 = 64;
 /// Candidates that a plan lists.

@@ -312,10 +312,11 @@ fn check_optimal(question: &Question, seed: u64) -> bool {
         assert!((candidate.tokens_per_s * got.time - 1.0).abs() < 1e-6, "seed {seed}");
         assert_eq!(candidate.fetch_bytes(), got.fetch, "seed {seed}");
         let best = least(all[k].iter().map(primary));
-        let most = if is_latency && got.fetch > 0 { 1.0151 } else { 1.00501 };
+        let most = if is_latency { 1.1051 } else { 1.00501 };
         assert!(primary(&got) <= most * best, "seed {seed}: {got:?}, {best}");
-        if is_latency {
-            let tied = all[k].iter().filter(|other| other.time <= 1.00499 * best);
+        // A single node is balanced as it is.
+        if is_latency && k > 0 {
+            let tied = all[k].iter().filter(|other| other.time <= 1.0999 * best);
             let slowest = least(tied.map(|other| other.slowest));
             assert!(got.slowest <= 1.0101 * slowest, "seed {seed}: {got:?}, {slowest}");
         }
@@ -330,7 +331,10 @@ fn check_optimal(question: &Question, seed: u64) -> bool {
     }
     let best = (0..all.len()).filter(|&k| allowed(k)).flat_map(|k| all[k].iter().map(primary));
     let got = primary(&question.judge_candidate(plan.best()));
-    assert!(got <= 1.0202 * least(best), "seed {seed}: the ranking");
+    assert!(
+        got <= if is_latency { 1.11 } else { 1.0202 } * least(best),
+        "seed {seed}: the ranking"
+    );
     let n_used = plan.best().stages.len();
     assert_eq!(plan.left_out.len() + n_used, question.nodes.len(), "seed {seed}");
     true
@@ -452,6 +456,18 @@ fn equal_nodes_split_evenly_when_more_are_asked_for() {
     request.min_nodes = 3;
     let plan = plan(&model, &nodes, &wifi(0.006), &request).expect("fits");
     assert_eq!(splits(plan.best()), [(id(0), 8), (id(1), 8), (id(2), 8)]);
+}
+
+#[test]
+fn nodes_of_nearly_one_speed_share_nearly_equally() {
+    let model = uniform(16, 40_000_000);
+    let nodes = [node(1, u64::MAX, 1.0e9), node(2, u64::MAX, 1.08e9)];
+    let mut request = PlanRequest::new(id(1), 512);
+    request.min_nodes = 2;
+    let plan = plan(&model, &nodes, &wifi(0.005), &request).expect("both have room");
+    let mut layers: Vec<u32> = splits(plan.best()).iter().map(|split| split.1).collect();
+    layers.sort_unstable();
+    assert!(layers[0] >= 7, "{layers:?}");
 }
 
 /// Qwen2.5-0.5B as Q4_K_M: 24 layers, 398 MB read per token, 144 MB of it the tied head.

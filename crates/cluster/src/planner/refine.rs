@@ -1,7 +1,7 @@
 //! From "the least" to "the best": what counts among placements that are as good as the least by the first measure.
 
 use super::{
-    EXACT_NODES, Objective, TIE, chain,
+    BALANCE, EXACT_NODES, Objective, TIE, chain,
     problem::{Cut, NEVER, Problem},
     search, subsets,
 };
@@ -123,7 +123,7 @@ fn refine(
     let mut best = least;
     let time = problem.time(&best);
     if objective == Objective::Latency {
-        let pass = Pass { total_most: tie(time), ..Pass::free(Goal::Time) };
+        let pass = Pass { total_most: time + time / BALANCE, ..Pass::free(Goal::Time) };
         best = balance(problem, &pass, best);
         while best.len() > 1 {
             let slowest = problem.slowest(&best);
