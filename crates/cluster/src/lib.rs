@@ -6,11 +6,13 @@
 //! stage* is a fact about the instance that it belongs to. None of them triggers another: no election, no campaign, and a
 //! crashed stage never makes its node look dead.
 //!
-//! [`planner`] decides where a model should run, and says why.
+//! [`planner`] decides where a model should run, and says why. [`timeline`] is one request: what its driver sends, and how it
+//! goes on after a loss.
 
 mod membership;
 pub mod planner;
 mod state;
+pub mod timeline;
 
 pub use membership::{Liveness, Member, Timing};
 pub use state::{Action, Event, State};
