@@ -69,7 +69,7 @@ async fn collect<A: Answer>(
     let mut content = String::new();
     loop {
         match running.answer.next().await {
-            Some(Event::Started { .. }) => {}
+            Some(Event::Started { .. } | Event::Healing { .. } | Event::Resumed { .. }) => {}
             Some(Event::Text(text)) => content.push_str(&text),
             Some(Event::Finished { reason, usage, .. }) => {
                 return Ok(Completion::new(identity, content, reason, usage));

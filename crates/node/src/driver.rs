@@ -1,36 +1,31 @@
 //! The driver of one request: it holds the request's log (the prompt and every token so far), feeds the pipeline, and turns
 //! tokens into text.
 //!
-//! ```text
-//! position = tokens that the KV caches hold
-//! loop:
-//!   send chunks of the log from `position`, a few under way at a time; the last one asks for a token
-//!   Done without a token  → one fewer under way
-//!   Done with a token     → log it, give out its text, and send it as the next chunk
-//!   Gap { have }          → once nothing is under way, begin again from `have`
-//! ```
+//! Which steps to send, and how to go on after a loss, is decided by [`shoal_cluster::timeline`]; the driver carries that out,
+//! and tells it what happens: to frames, and to the instance, whose newest record it follows from placement to placement.
 //!
-//! The log is the whole state of a request: whatever a stage has lost is computed again from it. So is what got lost on the
-//! way: steps that are not answered for a while are sent again. An answer that comes twice does no harm, since it says to which
-//! position it belongs, and its token is the same.
+//! The log is the whole state of a request: whatever a stage has lost is computed again from it. An answer that comes twice
+//! does no harm, since it says to which position it belongs, and its token is the same.
 
 use std::{
-    collections::VecDeque,
     sync::Arc,
     time::{Instant, SystemTime},
 };
 
-use shoal_cluster::Liveness;
+use shoal_cluster::{
+    Liveness,
+    timeline::{Order, Patience, Pipeline, Timeline},
+};
 use shoal_proto::{
-    NodeId, SequenceId, TokenId,
-    control::InstanceRecord,
+    Epoch, LayerRange, NodeId, SequenceId, TokenId,
+    control::{InstanceRecord, Phase},
     frame::{Body, Frame, FrameKey, Step, prefix_hash},
 };
 use tokio::{sync::mpsc, time::Duration};
 use tracing::{debug, info};
 
 use crate::{
-    Error,
+    Error, clock,
     generate::{Event, FinishReason, GenerateRequest, Timings, Usage},
     instruments::Instruments,
     models::Opened,
@@ -49,12 +44,6 @@ pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
 const CHUNK_TOKENS: usize = 64;
 /// The same where there are no stages to overlap and no neighbours: the kernels unpack each weight once for a chunk.
 const CHUNK_TOKENS_ALONE: usize = 256;
-/// First wait before unanswered steps are sent again; later ones grow, so that a stage that is only slow is not buried in copies.
-const RESEND_MIN: Duration = Duration::from_secs(3);
-/// Longest wait for a step. A phone needs seconds for a chunk of a big model beside other requests; a minute without a sign
-/// is a failure that nothing else has noticed.
-const STEP_TIMEOUT: Duration = Duration::from_secs(60);
-
 /// What a driver works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -63,6 +52,7 @@ pub(crate) struct Context {
     pub(crate) peers: Arc<Peers>,
     pub(crate) sequences: Arc<Sequences>,
     pub(crate) instruments: Instruments,
+    pub(crate) patience: Patience,
 }
 
 /// A request that has been checked and tokenised.
@@ -84,6 +74,17 @@ enum Outcome {
     Failed(Error),
 }
 
+/// Why an answer waits.
+#[derive(Debug)]
+enum Trouble {
+    /// A stage's node is dead.
+    Lost(NodeId, LayerRange),
+    /// The instance is being placed anew.
+    Replaced,
+    /// A frame was lost; what was said.
+    Said(String),
+}
+
 struct Driver {
     ctx: Context,
     job: Job,
@@ -92,17 +93,8 @@ struct Driver {
     events: mpsc::Sender<Event>,
     /// Prompt and generated tokens.
     log: Vec<TokenId>,
-    /// Tokens of the log that have been sent.
-    n_sent: usize,
-    /// Tokens that every stage has computed.
-    n_settled: usize,
-    /// Where the steps end that were sent and not answered.
-    in_flight: VecDeque<usize>,
-    /// When a stage was last heard of, and when unanswered steps are sent again.
-    heard: Instant,
-    resend_at: Instant,
-    /// Where to begin again once nothing is under way.
-    gap: Option<usize>,
+    timeline: Timeline,
+    trouble: Option<Trouble>,
     n_cached: usize,
     started: Instant,
     first_token: Option<Instant>,
@@ -115,13 +107,20 @@ struct Driver {
 pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
     let started = Instant::now();
     let instance = &job.instance;
-    let (sequence, n_shared) = ctx.sequences.take(instance.id, instance.epoch, &job.prompt);
-    // At least one token is computed, since its logits are wanted.
+    let (sequence, n_shared) = ctx.sequences.take(instance.id, &job.prompt);
     let n_cached = n_shared.min(job.prompt.len() - 1);
     let frames = ctx.router.register(instance.id, sequence);
     let log = job.prompt.clone();
     ctx.instruments.stats.begin(instance.id);
     let recorder = ctx.instruments.traces.begin(trace(&ctx, &job), job.received);
+    let timeline = Timeline::new(
+        clock::since_start(),
+        ctx.patience,
+        pipeline(instance, true),
+        count(log.len()),
+        count(n_cached),
+        STEPS_IN_FLIGHT_MAX,
+    );
     let mut driver = Driver {
         ctx,
         job,
@@ -129,12 +128,8 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
         frames,
         events,
         log,
-        n_sent: n_cached,
-        n_settled: n_cached,
-        in_flight: VecDeque::new(),
-        heard: started,
-        resend_at: started + RESEND_MIN,
-        gap: None,
+        timeline,
+        trouble: None,
         n_cached,
         started,
         first_token: None,
@@ -144,6 +139,10 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
     };
     let outcome = driver.run().await;
     driver.end(outcome).await;
+}
+
+fn pipeline(instance: &InstanceRecord, is_whole: bool) -> Pipeline {
+    Pipeline { epoch: instance.epoch, n_stages: instance.placement.stages.len(), is_whole }
 }
 
 impl Driver {
@@ -157,54 +156,161 @@ impl Driver {
         let mut stops = StopMatcher::new(self.job.request.stop.clone());
         let mut changes = self.ctx.peers.changes();
         loop {
-            self.send_chunks().await;
-            let body = tokio::select! {
+            changes.mark_unchanged();
+            if let Some(outcome) = self.follow() {
+                return outcome;
+            }
+            if let Some(outcome) = self.carry_out().await {
+                return outcome;
+            }
+            let pause = self.timeline.wake_at().saturating_sub(clock::since_start());
+            let frame = tokio::select! {
                 biased;
                 () = self.events.closed() => return Outcome::Cancelled,
                 frame = self.frames.frames.recv() => match frame {
-                    Some(frame) => frame.body,
+                    Some(frame) => frame,
                     None => return Outcome::Cancelled,
                 },
-                () = tokio::time::sleep_until(self.resend_at.into()) => {
-                    if self.heard.elapsed() > STEP_TIMEOUT {
-                        return Outcome::Failed(Error::StageSilent { after: STEP_TIMEOUT });
-                    }
-                    self.send_again();
-                    continue;
-                }
-                Ok(()) = changes.changed() => {
-                    if let Some(error) = self.lost_stage() {
-                        return Outcome::Failed(error);
-                    }
-                    continue;
-                }
+                Ok(()) = changes.changed() => continue,
+                () = tokio::time::sleep(pause) => continue,
             };
-            self.heard = Instant::now();
-            self.resend_at = self.heard + RESEND_MIN;
-            match body {
+            let (now, epoch) = (clock::since_start(), frame.key.epoch);
+            match frame.body {
                 Body::Done { position, token, timings } => {
-                    self.recorder.done(position, token.is_some(), timings);
-                    self.in_flight.retain(|&end| end > position as usize);
-                    self.n_settled = self.n_settled.max(position as usize);
-                    let Some(token) = token else { continue };
-                    if position as usize != self.log.len() {
-                        debug!(position, "token for a position that is settled");
-                        continue;
-                    }
-                    match self.take_token(token, &mut text, &mut stops).await {
-                        None => {}
-                        Some(outcome) => return outcome,
+                    let is_next = self.timeline.done(now, epoch, position, token.is_some());
+                    self.recorder.done(position, is_next, timings);
+                    let Some(token) = token.filter(|_| is_next) else { continue };
+                    if let Some(outcome) = self.take_token(token, &mut text, &mut stops).await {
+                        return outcome;
                     }
                 }
-                Body::Gap { have } => {
-                    self.in_flight.pop_front();
-                    let have = have as usize;
-                    self.gap = Some(self.gap.map_or(have, |gap| gap.min(have)));
+                Body::Have { stage, n_tokens, prefix_hash } => {
+                    self.take_held(epoch, stage, n_tokens, prefix_hash);
+                }
+                Body::Lost { reason } => {
+                    debug!(sequence = %self.sequence, reason, "a step is lost");
+                    self.trouble.get_or_insert(Trouble::Said(reason));
+                    self.timeline.lost(now, epoch);
                 }
                 Body::Failed { message } => return Outcome::Failed(Error::StageFailed { message }),
-                Body::Step(_) | Body::Close => debug!("a driver got a frame meant for a stage"),
+                Body::Step(_) | Body::Probe { .. } | Body::Close => {
+                    debug!("a driver got a frame meant for a stage");
+                }
             }
         }
+    }
+
+    /// Looks how the instance stands, and moves on to its newest placement. Returns how the request ended, if it was dropped.
+    fn follow(&mut self) -> Option<Outcome> {
+        let id = self.job.instance.id;
+        let (newest, lost) = self.ctx.peers.read(|state, now| {
+            let newest = state.instance(id)?;
+            let mut stages = newest.placement.stages.iter();
+            let lost = stages.find(|stage| state.liveness(stage.node, now) == Liveness::Dead);
+            let moved = (*newest != self.job.instance).then(|| newest.clone());
+            Some((moved, lost.map(|stage| (stage.node, stage.layers))))
+        })?;
+        if let Some(newest) = newest {
+            if newest.phase == Phase::Dropped {
+                let message = "the model was unloaded while it answered".to_owned();
+                return Some(Outcome::Failed(Error::StageFailed { message }));
+            }
+            self.job.instance = newest;
+        }
+        let is_ready = self.job.instance.phase == Phase::Ready;
+        match lost {
+            Some((node, layers)) => self.trouble = Some(Trouble::Lost(node, layers)),
+            None if !is_ready => self.trouble = Some(Trouble::Replaced),
+            None => {}
+        }
+        let pipeline = pipeline(&self.job.instance, is_ready && lost.is_none());
+        self.timeline.placed(clock::since_start(), pipeline);
+        None
+    }
+
+    /// Takes in what a stage holds: nothing, if its tokens differ from the log's.
+    fn take_held(&mut self, epoch: Epoch, stage: u16, n_tokens: u32, hash: u64) {
+        let held = self.log.get(..n_tokens as usize);
+        let is_ours = held.is_some_and(|held| prefix_hash(held) == hash);
+        self.timeline.have(epoch, usize::from(stage), if is_ours { n_tokens } else { 0 });
+    }
+
+    /// Does what there is to do now. Returns how the request ended, if it did.
+    async fn carry_out(&mut self) -> Option<Outcome> {
+        let id = self.job.instance.id;
+        let n_stages = self.job.instance.placement.stages.len();
+        let is_alone = n_stages == 1 && self.ctx.router.n_drivers(id) == 1;
+        let chunk = if is_alone { CHUNK_TOKENS_ALONE } else { CHUNK_TOKENS };
+        for order in self.timeline.orders(clock::since_start(), count(chunk)) {
+            match order {
+                Order::Probe { stage, n_tokens } => {
+                    self.recorder.lost();
+                    let body = Body::Probe { stage: as_stage(stage), n_tokens };
+                    self.send(stage, body).await;
+                }
+                Order::Send { from, to, last_stage, wants_token } => {
+                    let (from, to) = (from as usize, to as usize);
+                    let step = Step {
+                        position: count(from),
+                        prefix_hash: prefix_hash(&self.log[..from]),
+                        last_stage: as_stage(last_stage),
+                        tokens: self.log[from..to].to_vec(),
+                        activations: Vec::new(),
+                        sampling: wants_token.then(|| self.job.request.sampling.clone()),
+                        timings: Vec::new(),
+                    };
+                    self.n_cached = self.n_cached.min(from);
+                    self.recorder.sent(count(to), count(to - from));
+                    self.send(0, Body::Step(step)).await;
+                }
+                Order::Healing => {
+                    let why = self.why();
+                    info!(sequence = %self.sequence, why, "the answer waits");
+                    if self.events.send(Event::Healing { why }).await.is_err() {
+                        return Some(Outcome::Cancelled);
+                    }
+                }
+                Order::Resumed { pause, n_recomputed } => {
+                    self.trouble = None;
+                    info!(sequence = %self.sequence, ?pause, n_recomputed, "the answer goes on");
+                    let event = Event::Resumed { pause, n_recomputed };
+                    if self.events.send(event).await.is_err() {
+                        return Some(Outcome::Cancelled);
+                    }
+                }
+                Order::GiveUp => return Some(Outcome::Failed(self.give_up())),
+            }
+        }
+        None
+    }
+
+    /// What the answer waits for.
+    fn why(&self) -> String {
+        match &self.trouble {
+            Some(Trouble::Lost(node, layers)) => {
+                format!("layers {layers} are lost with node {}", node.short())
+            }
+            Some(Trouble::Replaced) => "the model is being placed anew".to_owned(),
+            Some(Trouble::Said(reason)) => reason.clone(),
+            None => format!("no answer for {} s", self.ctx.patience.probe_after.as_secs()),
+        }
+    }
+
+    fn give_up(&mut self) -> Error {
+        let after = self.ctx.patience.give_up_after;
+        match self.trouble.take() {
+            Some(Trouble::Lost(node, layers)) => Error::StageLost { node, layers },
+            Some(Trouble::Replaced) => Error::StageFailed {
+                message: format!("the model could not be placed anew within {} s", after.as_secs()),
+            },
+            Some(Trouble::Said(message)) => Error::StageFailed { message },
+            None => Error::StageSilent { after },
+        }
+    }
+
+    async fn send(&self, stage: usize, body: Body) {
+        let node = self.job.instance.placement.stages[stage].node;
+        self.ctx.router.send(node, self.frame(body)).await;
     }
 
     /// Takes the next token into the log and gives out its text. Returns how the request ended, if it did.
@@ -241,63 +347,6 @@ impl Driver {
             return Some(Outcome::Cancelled);
         }
         reason.map(Outcome::Finished)
-    }
-
-    /// Prepares to send the steps again that nobody has answered.
-    fn send_again(&mut self) {
-        let waited = self.resend_at - self.heard;
-        self.resend_at += RESEND_MIN.max(waited / 2);
-        let Some(end) = self.in_flight.front() else { return };
-        debug!(sequence = %self.sequence, end, "steps are sent again");
-        // Their beginning is where the step before them ended; a stage that holds more drops it.
-        let n_settled = self.n_settled.min(self.n_sent);
-        self.gap = Some(self.gap.map_or(n_settled, |gap| gap.min(n_settled)));
-        self.in_flight.clear();
-        self.recorder.lost();
-    }
-
-    /// Sends what can be sent now.
-    async fn send_chunks(&mut self) {
-        if let Some(have) = self.gap {
-            if !self.in_flight.is_empty() {
-                return;
-            }
-            debug!(sequence = %self.sequence, have, "stages lack a part of the sequence");
-            self.n_sent = have.min(self.n_sent);
-            self.n_settled = self.n_settled.min(have);
-            self.n_cached = self.n_cached.min(have);
-            self.gap = None;
-        }
-        let instance = &self.job.instance;
-        let is_alone =
-            instance.placement.stages.len() == 1 && self.ctx.router.n_drivers(instance.id) == 1;
-        let n_tokens = if is_alone { CHUNK_TOKENS_ALONE } else { CHUNK_TOKENS };
-        while self.n_sent < self.log.len() && self.in_flight.len() < STEPS_IN_FLIGHT_MAX {
-            let end = self.log.len().min(self.n_sent + n_tokens);
-            let is_last = end == self.log.len();
-            let step = Step {
-                position: count(self.n_sent),
-                prefix_hash: prefix_hash(&self.log[..self.n_sent]),
-                tokens: self.log[self.n_sent..end].to_vec(),
-                activations: Vec::new(),
-                sampling: is_last.then(|| self.job.request.sampling.clone()),
-                timings: Vec::new(),
-            };
-            self.recorder.sent(count(end), count(end - self.n_sent));
-            let first = self.job.instance.placement.stages[0].node;
-            self.ctx.router.send(first, self.frame(Body::Step(step))).await;
-            self.n_sent = end;
-            self.in_flight.push_back(end);
-        }
-    }
-
-    /// Names a stage whose node is dead.
-    fn lost_stage(&self) -> Option<Error> {
-        self.ctx.peers.read(|state, now| {
-            let mut stages = self.job.instance.placement.stages.iter();
-            let dead = stages.find(|stage| state.liveness(stage.node, now) == Liveness::Dead)?;
-            Some(Error::StageLost { node: dead.node, layers: dead.layers })
-        })
     }
 
     fn frame(&self, body: Body) -> Frame {
@@ -337,9 +386,8 @@ impl Driver {
                     n_prompt,
                     n_generated, first_token_ms, tokens_per_s, n_stages, "request done"
                 );
-                let held = self.log[..self.n_sent].to_vec();
-                let (id, epoch) = (instance.id, instance.epoch);
-                let close = self.ctx.sequences.keep(id, epoch, self.sequence, held);
+                let held = self.log[..self.timeline.n_sent() as usize].to_vec();
+                let close = self.ctx.sequences.keep(instance.id, self.sequence, held);
                 (Some(Event::Finished { reason, usage, timings }), close)
             }
             Outcome::Cancelled => {
@@ -361,6 +409,10 @@ impl Driver {
             let _ = self.events.send(event).await;
         }
     }
+}
+
+fn as_stage(stage: usize) -> u16 {
+    u16::try_from(stage).expect("a placement of a home cluster")
 }
 
 fn count(n: usize) -> u32 {

@@ -65,7 +65,8 @@ pub struct Timings {
     pub generation: Duration,
 }
 
-/// What happens to an answer, in this order: `Started`, any number of `Text`, and one `Finished` or `Failed`.
+/// What happens to an answer, in this order: `Started`, any number of `Text`, `Healing` and `Resumed`, and one `Finished` or
+/// `Failed`.
 #[derive(Debug)]
 pub enum Event {
     /// The prompt is accepted.
@@ -75,6 +76,18 @@ pub enum Event {
     },
     /// The next piece of the answer, whole characters, never empty.
     Text(String),
+    /// The answer has to wait: a stage is lost, or silent.
+    Healing {
+        /// What it waits for.
+        why: String,
+    },
+    /// The answer goes on, with not a token lost or repeated.
+    Resumed {
+        /// How long it has waited.
+        pause: Duration,
+        /// Tokens that were computed again.
+        n_recomputed: u32,
+    },
     /// The answer is complete.
     Finished {
         /// Why it ended.

@@ -476,6 +476,14 @@ impl Inner {
             });
         }
         let layers = stages[stage_idx].layers;
+        let n_bytes = opened.stage_bytes(layers, record.n_ctx);
+        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
+        if self.router().move_runner(record, stage_idx).await {
+            info!(%layers, epoch = %record.epoch, "stage kept");
+            self.instances.set_stage(record.id, Some(stage));
+            self.publish_stages();
+            return Ok(());
+        }
         if let (Some(library), Some(files)) = (self.library(), &opened.files) {
             // It is there if it was obtained before; a hole in the file would be read as zeros.
             library.obtain(files, models::stage(layers)).await?;
@@ -492,9 +500,7 @@ impl Inner {
         if self.is_stale(record) {
             return Err(Error::StageFailed { message: "a newer placement has come".into() });
         }
-        self.router().add_runner(record.id, record.epoch, runner);
-        let n_bytes = opened.stage_bytes(layers, record.n_ctx);
-        let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
+        self.router().add_runner(record, layers, runner);
         self.instances.set_stage(record.id, Some(stage));
         self.publish_stages();
         Ok(())
@@ -522,21 +528,25 @@ impl Inner {
         }
     }
 
-    /// Ends the stages of this node that are of an older epoch than the newest known, or of an instance that is no more.
+    /// Ends the stages of this node that are of an older epoch than the newest known, or of an instance that is no more. A stage
+    /// that the newest placement leaves as it is only waits for it.
     pub(crate) fn end_outdated(&self) {
-        let outdated: Vec<(InstanceId, Epoch)> = self.peers().read(|state, _| {
-            let is_outdated = |stage: &StageRecord| {
-                state.instance(stage.instance).is_some_and(|known| {
-                    let is_over = matches!(known.phase, Phase::Dropped | Phase::Failed(_));
-                    known.epoch > stage.epoch || is_over && known.epoch == stage.epoch
-                })
-            };
-            let stages = self.instances.stages().into_iter();
-            stages.filter(is_outdated).map(|stage| (stage.instance, stage.epoch)).collect()
+        let known: Vec<(StageRecord, InstanceRecord)> = self.peers().read(|state, _| {
+            let newest =
+                |stage: StageRecord| Some((stage.clone(), state.instance(stage.instance)?.clone()));
+            self.instances.stages().into_iter().filter_map(newest).collect()
         });
-        for &(instance, epoch) in &outdated {
-            self.sequences().forget(instance);
-            self.instruments.stats.forget(instance);
+        let is_outdated = |(stage, known): &(StageRecord, InstanceRecord)| match known.phase {
+            Phase::Dropped | Phase::Failed(_) => known.epoch >= stage.epoch,
+            _ => known.epoch > stage.epoch && !self.router().fence(known),
+        };
+        let outdated: Vec<_> = known.into_iter().filter(is_outdated).collect();
+        for (StageRecord { instance, epoch, .. }, newest) in &outdated {
+            let (instance, epoch) = (*instance, *epoch);
+            if newest.phase == Phase::Dropped {
+                self.sequences().forget(instance);
+                self.instruments.stats.forget(instance);
+            }
             self.router().remove_runner(instance, epoch);
             self.instances.set_stage(instance, None);
             info!(%instance, %epoch, "stage ended");

@@ -53,6 +53,7 @@ pub use plan::{
     Finding, Help, InviteOptions, LeftOut, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
 };
 pub use shelf::{Fit, Offer};
+pub use shoal_cluster::timeline::Patience;
 pub use shoal_hub as hub;
 pub use shoal_proto as proto;
 pub use totals::{Histogram, Totals};

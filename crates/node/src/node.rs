@@ -9,7 +9,7 @@ use std::{
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
-use shoal_cluster::Event as ClusterEvent;
+use shoal_cluster::{Event as ClusterEvent, timeline::Patience};
 use shoal_hub::{Library, LibraryConfig};
 use shoal_net::{
     Connection, Discovery, Endpoint, EndpointConfig, Identity, Interfaces, Membership, Plane,
@@ -69,6 +69,8 @@ pub struct Config {
     pub isa: Option<String>,
     /// How long a model that a request placed stays without another request; `None` for ten minutes.
     pub unload_after: Option<Duration>,
+    /// How long an answer waits for stages that are silent or lost.
+    pub patience: Patience,
     /// Where models are kept and come from; `None` for a node with the demonstration model and paths only.
     pub library: Option<LibraryConfig>,
 }
@@ -314,6 +316,7 @@ impl Node {
             peers: Arc::clone(&self.inner.peers),
             sequences: Arc::clone(&self.inner.sequences),
             instruments: self.inner.instruments.clone(),
+            patience: self.inner.config.patience,
         };
         let prepared = received.elapsed();
         let job = Job { opened, instance, request, prompt, received, prepared };

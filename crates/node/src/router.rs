@@ -15,7 +15,8 @@ use std::{
 
 use shoal_net::{Connection, Endpoint, Plane};
 use shoal_proto::{
-    Epoch, InstanceId, NodeId, SequenceId,
+    Epoch, InstanceId, LayerRange, NodeId, SequenceId,
+    control::InstanceRecord,
     frame::{Body, Frame, FrameKey},
 };
 use tokio::{
@@ -27,7 +28,7 @@ use tracing::{debug, warn};
 
 use crate::{
     peers::Peers,
-    runner::{Input, Outgoing, RunnerHandle},
+    runner::{Input, Outgoing, Route, RunnerHandle},
 };
 
 /// Frames that may wait for a link. A sequence has few steps under way; what is full makes the sender wait.
@@ -52,6 +53,11 @@ const RESENT_AGE: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 struct Placed {
     epoch: Epoch,
+    /// What it runs, and for how many positions.
+    layers: LayerRange,
+    n_ctx: u32,
+    /// A newer placement is being made that leaves it as it is: until that is ready nothing reaches it.
+    is_fenced: bool,
     runner: RunnerHandle,
     last_used: Instant,
 }
@@ -138,10 +144,51 @@ impl Router {
         self.outbox.clone()
     }
 
-    /// Makes a runner reachable. A runner of an older epoch of the instance ends.
-    pub(crate) fn add_runner(&self, instance: InstanceId, epoch: Epoch, runner: RunnerHandle) {
-        let placed = Placed { epoch, runner, last_used: Instant::now() };
-        self.tables().runners.insert(instance, placed);
+    /// Makes the runner of a stage of an instance reachable. A runner of an older epoch ends.
+    pub(crate) fn add_runner(
+        &self,
+        instance: &InstanceRecord,
+        layers: LayerRange,
+        runner: RunnerHandle,
+    ) {
+        let (epoch, n_ctx) = (instance.epoch, instance.n_ctx);
+        let last_used = Instant::now();
+        let placed = Placed { epoch, layers, n_ctx, is_fenced: false, runner, last_used };
+        self.tables().runners.insert(instance.id, placed);
+    }
+
+    /// Keeps what reaches the runner of an instance away from it, since a newer placement is being made, if that leaves its
+    /// stage as it is. Otherwise the runner has to end.
+    pub(crate) fn fence(&self, instance: &InstanceRecord) -> bool {
+        let mut tables = self.tables();
+        let Some(placed) = tables.runners.get_mut(&instance.id) else { return false };
+        let is_kept = is_kept(placed, instance, self.id);
+        placed.is_fenced |= is_kept;
+        is_kept
+    }
+
+    /// Moves the runner of an instance to a newer placement that leaves its stage as it is, with every sequence that it holds.
+    /// `false` if there is none, or its stage is another.
+    pub(crate) async fn move_runner(&self, instance: &InstanceRecord, stage_idx: usize) -> bool {
+        let runner = {
+            let tables = self.tables();
+            let placed = tables.runners.get(&instance.id);
+            match placed.filter(|placed| is_kept(placed, instance, self.id)) {
+                Some(placed) => placed.runner.clone(),
+                None => return false,
+            }
+        };
+        if !runner.send(Input::Move(Route::of(instance, stage_idx))).await {
+            return false;
+        }
+        let mut tables = self.tables();
+        let placed = tables.runners.get_mut(&instance.id);
+        let Some(placed) = placed.filter(|placed| placed.epoch <= instance.epoch) else {
+            return false;
+        };
+        placed.epoch = instance.epoch;
+        placed.is_fenced = false;
+        true
     }
 
     /// Ends the runner of an instance up to `epoch`. Returns whether there was one.
@@ -198,8 +245,10 @@ impl Router {
     /// Delivers a frame to a runner or driver of this node.
     pub(crate) async fn deliver(&self, frame: Frame) {
         match &frame.body {
-            Body::Step(_) | Body::Close => self.deliver_to_runner(frame).await,
-            Body::Done { .. } | Body::Gap { .. } | Body::Failed { .. } => {
+            Body::Step(_) | Body::Probe { .. } | Body::Close => {
+                self.deliver_to_runner(frame).await;
+            }
+            Body::Done { .. } | Body::Have { .. } | Body::Lost { .. } | Body::Failed { .. } => {
                 let key = (frame.key.instance, frame.key.sequence);
                 let driver = self.tables().drivers.get(&key).cloned();
                 // A driver that is gone has cancelled; what is still on its way to it means nothing.
@@ -216,17 +265,18 @@ impl Router {
             let mut tables = self.tables();
             tables.runners.get_mut(&instance).map(|placed| {
                 placed.last_used = Instant::now();
-                (placed.epoch, placed.runner.clone())
+                (placed.epoch, placed.is_fenced, placed.runner.clone())
             })
         };
         let reason = match found {
-            Some((current, runner)) if current == epoch => {
+            Some((current, true, _)) if current == epoch => "it is being placed anew".to_owned(),
+            Some((current, _, runner)) if current == epoch => {
                 if runner.send(Input::Frame(frame.clone())).await {
                     return;
                 }
                 "its runner is dead".to_owned()
             }
-            Some((current, _)) => format!("it is of epoch {epoch}, the stage is of {current}"),
+            Some((current, ..)) => format!("it is of epoch {epoch}, the stage is of {current}"),
             None => "no stage of this instance runs here".to_owned(),
         };
         self.undeliverable(&frame, &reason).await;
@@ -234,13 +284,10 @@ impl Router {
 
     /// Tells the driver of a frame's sequence that the frame was lost. Answers to a driver are not answered in turn.
     async fn undeliverable(&self, frame: &Frame, reason: &str) {
-        if !matches!(frame.body, Body::Step(_)) {
-            return;
+        if let Some(lost) = lost(self.id, frame, reason) {
+            debug!(instance = %frame.key.instance, reason, "frame lost");
+            Box::pin(self.send(frame.key.driver, lost)).await;
         }
-        warn!(instance = %frame.key.instance, reason, "frame lost");
-        let message = format!("node {}: {reason}", self.id.short());
-        let failed = Frame { key: frame.key, body: Body::Failed { message } };
-        Box::pin(self.send(frame.key.driver, failed)).await;
     }
 
     /// A data connection of a peer stands: takes its frames until it ends.
@@ -405,12 +452,25 @@ impl Link {
 
     /// Tells the driver of a lost step.
     async fn fail(&self, frame: &Frame, reason: &str) {
-        if matches!(frame.body, Body::Step(_)) {
-            let message = format!("node {}: {reason}", self.id.short());
-            let failed = Frame { key: frame.key, body: Body::Failed { message } };
-            let _ = self.outbox.send(Outgoing { to: frame.key.driver, frame: failed }).await;
+        if let Some(lost) = lost(self.id, frame, reason) {
+            let _ = self.outbox.send(Outgoing { to: frame.key.driver, frame: lost }).await;
         }
     }
+}
+
+/// Whether a runner's stage is the same in a newer placement of its instance.
+fn is_kept(placed: &Placed, instance: &InstanceRecord, id: NodeId) -> bool {
+    let mut stages = instance.placement.stages.iter();
+    placed.epoch <= instance.epoch
+        && placed.n_ctx == instance.n_ctx
+        && stages.any(|stage| stage.node == id && stage.layers == placed.layers)
+}
+
+/// What the driver is told of a frame that did not arrive; nothing if it was not meant for a stage, or only said goodbye.
+fn lost(id: NodeId, frame: &Frame, reason: &str) -> Option<Frame> {
+    let reason = format!("node {}: {reason}", id.short());
+    matches!(frame.body, Body::Step(_) | Body::Probe { .. })
+        .then_some(Frame { key: frame.key, body: Body::Lost { reason } })
 }
 
 /// Why a link stopped to use a connection.

@@ -54,6 +54,24 @@ pub(crate) enum Input {
     Frame(Frame),
     /// Forget every sequence that this node drove: it is gone.
     DropDriver(NodeId),
+    /// The same stage of a newer placement: what is held is kept.
+    Move(Route),
+}
+
+/// Where a stage stands in its pipeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    /// Its index.
+    pub(crate) stage_idx: usize,
+    /// Who has the next stage.
+    pub(crate) next: Option<NodeId>,
+}
+
+impl Route {
+    pub(crate) fn of(instance: &InstanceRecord, stage_idx: usize) -> Self {
+        let next = instance.placement.stages.get(stage_idx + 1).map(|stage| stage.node);
+        Self { stage_idx, next }
+    }
 }
 
 /// What a runner sends.
@@ -123,6 +141,8 @@ impl RunnerHandle {
 struct Held {
     sequence: Sequence,
     hash: u64,
+    /// The batch that it was last in.
+    used_at: u64,
 }
 
 type HeldKey = (NodeId, SequenceId);
@@ -131,12 +151,13 @@ struct Runner {
     shard: Shard,
     compute: Compute,
     n_ctx: usize,
-    next: Option<NodeId>,
+    route: Route,
     profiler: Arc<Profiler>,
     /// What a batch reads, and what each of its rows computes.
     n_bytes: u64,
     n_macs: u64,
     sequences: HashMap<HeldKey, Held>,
+    n_batches: u64,
     outbox: mpsc::Sender<Outgoing>,
 }
 
@@ -156,11 +177,12 @@ impl Runner {
             shard,
             compute,
             n_ctx: spec.instance.n_ctx as usize,
-            next: stages.get(spec.stage_idx + 1).map(|stage| stage.node),
+            route: Route::of(&spec.instance, spec.stage_idx),
             profiler: Arc::clone(&spec.profiler),
             n_bytes: work.n_bytes,
             n_macs: work.n_macs,
             sequences: HashMap::new(),
+            n_batches: 0,
             outbox,
         })
     }
@@ -203,22 +225,45 @@ impl Runner {
                     n_rows += step.tokens.len();
                     batch.push(Waiting { arrived, key, step });
                 }
-                Input::Frame(Frame { key, body: Body::Close }) => {
+                Input::Frame(Frame { key, body: body @ (Body::Close | Body::Probe { .. }) }) => {
+                    // Neither overtakes a step of its sequence.
                     if batch.iter().any(|other| held_key(&other.key) == held_key(&key)) {
-                        let frame = Frame { key, body: Body::Close };
-                        waiting.push_front((arrived, Input::Frame(frame)));
+                        waiting.push_front((arrived, Input::Frame(Frame { key, body })));
                         break;
                     }
-                    self.sequences.remove(&held_key(&key));
-                    if let Some(next) = self.next {
-                        self.send(next, Frame { key, body: Body::Close });
-                    }
+                    self.answer(key, body);
+                }
+                Input::Move(route) if batch.is_empty() => self.route = route,
+                Input::Move(route) => {
+                    waiting.push_front((arrived, Input::Move(route)));
+                    break;
                 }
                 Input::Frame(frame) => warn!(?frame, "a stage got a frame meant for a driver"),
                 Input::DropDriver(node) => self.sequences.retain(|(driver, _), _| *driver != node),
             }
         }
         batch
+    }
+
+    /// Carries out what is neither a step nor meant for a driver.
+    fn answer(&mut self, key: FrameKey, body: Body) {
+        let held = held_key(&key);
+        match body {
+            Body::Close => {
+                self.sequences.remove(&held);
+                if let Some(next) = self.route.next {
+                    self.send(next, Frame { key, body: Body::Close });
+                }
+            }
+            Body::Probe { stage, n_tokens } => {
+                let tokens = self.sequences.get(&held).map_or(&[][..], |it| it.sequence.tokens());
+                let tokens = &tokens[..tokens.len().min(n_tokens as usize)];
+                let n_tokens = u32::try_from(tokens.len()).expect("bounded by the context");
+                let body = Body::Have { stage, n_tokens, prefix_hash: prefix_hash(tokens) };
+                self.send(key.driver, Frame { key, body });
+            }
+            _ => {}
+        }
     }
 
     /// Computes a batch and sends what comes of it. `false` if nobody listens any more.
@@ -267,7 +312,9 @@ impl Runner {
                 ready.iter().map(failed).collect()
             }
         };
-        for (waiting, held) in ready {
+        self.n_batches += 1;
+        for (waiting, mut held) in ready {
+            held.used_at = self.n_batches;
             self.sequences.insert(held_key(&waiting.key), held);
         }
         frames.into_iter().all(|(to, frame)| self.send(to, frame))
@@ -292,12 +339,14 @@ impl Runner {
             let position = step.position + u32::try_from(n_tokens).expect("a bounded step");
             // The step is done with here: what it owns goes on to the next frame.
             let mut timings = std::mem::take(&mut step.timings);
-            let frame = if let Some(next) = self.next {
+            let Route { stage_idx, next } = self.route;
+            let frame = if let Some(next) = next.filter(|_| stage_idx < step.last_stage.into()) {
                 let activations = rows[row * n_embd..(row + n_tokens) * n_embd].to_vec();
                 pass(&mut timings, *arrived, began, n_rows);
                 let step = Step {
                     position: step.position,
                     prefix_hash: step.prefix_hash,
+                    last_stage: step.last_stage,
                     tokens: std::mem::take(&mut step.tokens),
                     activations,
                     sampling: step.sampling.take(),
@@ -305,7 +354,8 @@ impl Runner {
                 };
                 (next, Body::Step(step))
             } else {
-                let token = step.sampling.as_ref().map(|params| {
+                let sampling = step.sampling.as_ref().filter(|_| next.is_none());
+                let token = sampling.map(|params| {
                     let logits = &mut logits[wanted * n_vocab..(wanted + 1) * n_vocab];
                     shoal_engine::sample(logits, params, held.sequence.tokens())
                 });
@@ -323,16 +373,12 @@ impl Runner {
     fn take_sequence(&mut self, key: &FrameKey, step: &Step) -> Result<Held, Box<Body>> {
         let mut held = match self.sequences.remove(&held_key(key)) {
             Some(held) => held,
-            None if step.position > 0 => return Err(Box::new(Body::Gap { have: 0 })),
-            None if self.sequences.len() >= SEQUENCES_MAX => {
-                let message =
-                    format!("{SEQUENCES_MAX} sequences are open on one stage, no more fit");
-                return Err(Box::new(Body::Failed { message }));
-            }
+            None if step.position > 0 => return Err(lacks(0, step)),
             None => {
+                self.make_room();
                 let sequence = Sequence::new(&self.shard, self.n_ctx)
                     .map_err(|error| Box::new(Body::Failed { message: error.to_string() }))?;
-                Held { sequence, hash: EMPTY_PREFIX_HASH }
+                Held { sequence, hash: EMPTY_PREFIX_HASH, used_at: self.n_batches }
             }
         };
         let n_held = held.sequence.tokens().len();
@@ -352,17 +398,34 @@ impl Runner {
             held.sequence.truncate(have);
             held.hash = prefix_hash(held.sequence.tokens());
             self.sequences.insert(held_key(key), held);
-            let have = u32::try_from(have).expect("bounded by the context");
-            return Err(Box::new(Body::Gap { have }));
+            return Err(lacks(have, step));
         }
         held.sequence.truncate(position);
         held.hash = step.prefix_hash;
         Ok(held)
     }
 
+    /// Drops the sequence that was used least recently if there are too many. Whoever drives it will be told that it is lost.
+    fn make_room(&mut self) {
+        if self.sequences.len() < SEQUENCES_MAX {
+            return;
+        }
+        let oldest = self.sequences.iter().min_by_key(|(_, held)| held.used_at);
+        if let Some(oldest) = oldest.map(|(key, _)| *key) {
+            debug!(sequence = %oldest.1, "a sequence makes room");
+            self.sequences.remove(&oldest);
+        }
+    }
+
     fn send(&self, to: NodeId, frame: Frame) -> bool {
         self.outbox.blocking_send(Outgoing { to, frame }).is_ok()
     }
+}
+
+/// The answer to a step whose sequence is not held up to where it begins.
+fn lacks(have: usize, step: &Step) -> Box<Body> {
+    let reason = format!("a stage holds {have} of {} tokens", step.position);
+    Box::new(Body::Lost { reason })
 }
 
 /// What a stage reads for a batch and computes for each of its rows: its layers, and the head at the end. The embedding is left

@@ -6,7 +6,7 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use shoal_proto::{Epoch, InstanceId, SequenceId, TokenId};
+use shoal_proto::{InstanceId, SequenceId, TokenId};
 
 /// Ended sequences that are kept for each instance. Each holds KV cache at every stage: a phone can afford few.
 const IDLE_MAX: usize = 4;
@@ -14,7 +14,6 @@ const IDLE_MAX: usize = 4;
 #[derive(Debug)]
 struct Idle {
     sequence: SequenceId,
-    epoch: Epoch,
     tokens: Vec<TokenId>,
 }
 
@@ -36,16 +35,11 @@ impl Sequences {
         Self { next: Mutex::new(first), idle: Mutex::default() }
     }
 
-    /// Returns a sequence for `prompt`, and how many of the prompt's tokens its KV caches hold.
-    pub(crate) fn take(
-        &self,
-        instance: InstanceId,
-        epoch: Epoch,
-        prompt: &[TokenId],
-    ) -> (SequenceId, usize) {
+    /// Returns a sequence for `prompt`, and how many of the prompt's tokens its KV caches are believed to hold: a stage that was
+    /// placed anew since holds none, and says so.
+    pub(crate) fn take(&self, instance: InstanceId, prompt: &[TokenId]) -> (SequenceId, usize) {
         let mut idle = lock(&self.idle);
         let kept = idle.entry(instance).or_default();
-        kept.retain(|idle| idle.epoch == epoch);
         let shared = |idle: &Idle| {
             idle.tokens.iter().zip(prompt).take_while(|(held, wanted)| held == wanted).count()
         };
@@ -67,13 +61,12 @@ impl Sequences {
     pub(crate) fn keep(
         &self,
         instance: InstanceId,
-        epoch: Epoch,
         sequence: SequenceId,
         tokens: Vec<TokenId>,
     ) -> Option<SequenceId> {
         let mut idle = lock(&self.idle);
         let kept = idle.entry(instance).or_default();
-        kept.push(Idle { sequence, epoch, tokens });
+        kept.push(Idle { sequence, tokens });
         (kept.len() > IDLE_MAX).then(|| kept.remove(0).sequence)
     }
 
@@ -85,42 +78,29 @@ impl Sequences {
 
 #[cfg(test)]
 mod tests {
-    use shoal_proto::NodeId;
-
     use super::*;
 
     const INSTANCE: InstanceId = InstanceId(1);
-    const EPOCH: Epoch = Epoch(1);
 
     #[test]
     fn the_next_turn_takes_over_the_last_ones_cache() {
         let sequences = Sequences::new(0);
-        let (first, n_cached) = sequences.take(INSTANCE, EPOCH, &[1, 2, 3]);
+        let (first, n_cached) = sequences.take(INSTANCE, &[1, 2, 3]);
         assert_eq!(n_cached, 0);
-        assert_eq!(sequences.keep(INSTANCE, EPOCH, first, vec![1, 2, 3, 4]), None);
-        assert_eq!(sequences.take(INSTANCE, EPOCH, &[1, 2, 3, 9, 9]), (first, 3));
-        let (other, n_cached) = sequences.take(INSTANCE, EPOCH, &[1, 2, 3]);
+        assert_eq!(sequences.keep(INSTANCE, first, vec![1, 2, 3, 4]), None);
+        assert_eq!(sequences.take(INSTANCE, &[1, 2, 3, 9, 9]), (first, 3));
+        let (other, n_cached) = sequences.take(INSTANCE, &[1, 2, 3]);
         assert_ne!(other, first, "it is in use");
         assert_eq!(n_cached, 0);
     }
 
     #[test]
-    fn a_new_placement_begins_afresh() {
-        let sequences = Sequences::new(0);
-        let (first, _) = sequences.take(INSTANCE, EPOCH, &[1]);
-        sequences.keep(INSTANCE, EPOCH, first, vec![1, 2]);
-        let (other, n_cached) = sequences.take(INSTANCE, EPOCH.next(NodeId([1; 32])), &[1, 2, 3]);
-        assert!(other != first && n_cached == 0);
-    }
-
-    #[test]
     fn keeps_no_more_than_a_few() {
         let sequences = Sequences::new(0);
-        let all: Vec<SequenceId> =
-            (0..8).map(|i| sequences.take(INSTANCE, EPOCH, &[i]).0).collect();
+        let all: Vec<SequenceId> = (0..8).map(|i| sequences.take(INSTANCE, &[i]).0).collect();
         let closed: Vec<SequenceId> = all
             .iter()
-            .filter_map(|&sequence| sequences.keep(INSTANCE, EPOCH, sequence, vec![7]))
+            .filter_map(|&sequence| sequences.keep(INSTANCE, sequence, vec![7]))
             .collect();
         assert_eq!(closed, all[..4]);
     }

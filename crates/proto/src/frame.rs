@@ -4,10 +4,10 @@
 //!
 //! | offset | type | field |
 //! |--:|---|---|
-//! | 0 | `[u8; 4]` | magic `SHF2` |
+//! | 0 | `[u8; 4]` | magic `SHF3` |
 //! | 4 | u8 | kind |
 //! | 5 | u8 | n_timings: stages that the step has passed |
-//! | 6 | `[u8; 2]` | zero |
+//! | 6 | u16 | stage: the last one that a step is for; which one is asked, or answers |
 //! | 8 | u64 | instance |
 //! | 16 | u64 | epoch |
 //! | 24 | u64 | sequence |
@@ -22,8 +22,10 @@
 //!
 //! [`decode_header`] bounds every length before a byte of payload is read, so a hostile header cannot make a node allocate
 //! more than [`MAX_PAYLOAD_BYTES`]. A step that names a position is a `sync`: each stage checks that what it holds of the
-//! sequence reaches that position with the same tokens ([`prefix_hash`]), drops what lies beyond, and appends; a stage that
-//! cannot says so with [`Body::Gap`], and the driver starts again from there. Prefix reuse and recovery are this one path.
+//! sequence reaches that position with the same tokens ([`prefix_hash`]), drops what lies beyond, and appends. Whatever could
+//! not be done is answered with [`Body::Lost`]; the driver then asks each stage what it holds ([`Body::Probe`],
+//! [`Body::Have`]) and goes on from there. A step need not go to the end: stages after its last one hold its tokens already.
+//! Prefix reuse and recovery are this one path.
 //!
 //! A step gathers the [`StageTiming`] of every stage that it passes, and its `Done` brings them to the driver. They are
 //! differences on each node's own clock, so that no clocks need to agree; what is left of the round trip is the network's.
@@ -45,7 +47,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_TIMINGS: usize = 64;
 
 const TIMING_BYTES: usize = 12;
-const MAGIC: [u8; 4] = *b"SHF2";
+const MAGIC: [u8; 4] = *b"SHF3";
 
 /// Which timeline a frame belongs to, and under which placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -74,7 +76,8 @@ pub struct Frame {
 pub enum Body {
     /// Driver → stage 0 (no activations) and stage → next stage (with activations): compute these tokens.
     Step(Step),
-    /// Last stage → driver: the step that ended before `position` is done; the token for `position`, if one was asked for.
+    /// The last stage of a step → driver: the step that ended before `position` is done; the token for `position`, if one was
+    /// asked for.
     Done {
         /// Position after the step's last token.
         position: u32,
@@ -83,10 +86,26 @@ pub enum Body {
         /// What the stages took for the step, in the order of the stages; at most [`MAX_TIMINGS`].
         timings: Vec<StageTiming>,
     },
-    /// Stage → driver: the stage holds only the first `have` tokens of what a step built upon.
-    Gap {
-        /// Tokens of the sequence that the stage holds.
-        have: u32,
+    /// Driver → each stage: what do you hold of the sequence?
+    Probe {
+        /// Which stage is asked.
+        stage: u16,
+        /// Tokens of the sequence that the driver knows: what a stage holds beyond them is of no use.
+        n_tokens: u32,
+    },
+    /// Stage → driver: the answer.
+    Have {
+        /// Which stage answers.
+        stage: u16,
+        /// Tokens that it holds, at most those asked for.
+        n_tokens: u32,
+        /// Their hash, as [`prefix_hash`] computes it: the driver compares it with that of its own log.
+        prefix_hash: u64,
+    },
+    /// Whoever could not deliver or compute a frame → driver: it is lost, and so is what followed it. The driver recovers.
+    Lost {
+        /// For the log, and for the user if it lasts.
+        reason: String,
     },
     /// Stage → driver: the step failed and will fail again; what happened.
     Failed {
@@ -104,6 +123,9 @@ pub struct Step {
     pub position: u32,
     /// Hash of the tokens before `position`, as [`prefix_hash`] computes it.
     pub prefix_hash: u64,
+    /// The last stage that the step is for, which answers [`Body::Done`]; those after it hold its tokens already. A step that
+    /// is to be sampled goes to the placement's last stage.
+    pub last_stage: u16,
     /// The tokens, `[n_tokens]`; every stage keeps them to know what its KV cache holds.
     pub tokens: Vec<TokenId>,
     /// The previous stage's output `[n_tokens, n_embd]`, row-major; empty for stage 0.
@@ -135,7 +157,7 @@ pub enum FrameError {
         got: [u8; 4],
     },
     /// A kind that this version does not know.
-    #[error("frame kind: expected 1 to 5, got {got}")]
+    #[error("frame kind: expected 1 to 7, got {got}")]
     Kind {
         /// What came.
         got: u8,
@@ -171,6 +193,7 @@ pub enum FrameError {
 pub struct Header {
     key: FrameKey,
     kind: u8,
+    stage: u16,
     position: u32,
     n_tokens: usize,
     n_embd: usize,
@@ -182,9 +205,11 @@ pub struct Header {
 mod kind {
     pub(super) const STEP: u8 = 1;
     pub(super) const DONE: u8 = 2;
-    pub(super) const GAP: u8 = 3;
-    pub(super) const FAILED: u8 = 4;
-    pub(super) const CLOSE: u8 = 5;
+    pub(super) const PROBE: u8 = 3;
+    pub(super) const HAVE: u8 = 4;
+    pub(super) const LOST: u8 = 5;
+    pub(super) const FAILED: u8 = 6;
+    pub(super) const CLOSE: u8 = 7;
 }
 
 impl Header {
@@ -218,36 +243,8 @@ impl Frame {
     /// If a frame holds more tokens or timings or wider activations than the bounds allow, or activations of another shape than
     /// `[n_tokens, n_embd]`: the sender's mistake.
     pub fn encode(&self) -> Vec<u8> {
-        let none = |kind, position| (kind, position, 0, &[][..], &[][..], Vec::new());
-        let (kind, position, hash, tokens, activations, extra): (
-            u8,
-            u32,
-            u64,
-            &[u32],
-            &[f32],
-            Vec<u8>,
-        ) = match &self.body {
-            Body::Step(step) => {
-                let extra = step.sampling.as_ref().map_or_else(Vec::new, |sampling| {
-                    postcard::to_allocvec(sampling).expect("plain numbers always encode")
-                });
-                let (tokens, activations) = (&step.tokens[..], &step.activations[..]);
-                (kind::STEP, step.position, step.prefix_hash, tokens, activations, extra)
-            }
-            Body::Done { position, token, .. } => {
-                (kind::DONE, *position, 0, token.as_slice(), &[][..], Vec::new())
-            }
-            Body::Gap { have } => none(kind::GAP, *have),
-            Body::Failed { message } => {
-                let end = message.floor_char_boundary(MAX_EXTRA_BYTES);
-                (kind::FAILED, 0, 0, &[][..], &[][..], message.as_bytes()[..end].to_vec())
-            }
-            Body::Close => none(kind::CLOSE, 0),
-        };
-        let timings: &[StageTiming] = match &self.body {
-            Body::Step(Step { timings, .. }) | Body::Done { timings, .. } => timings,
-            _ => &[],
-        };
+        let Parts { kind, stage, position, prefix_hash, tokens, activations, timings, extra } =
+            self.parts();
         let n_embd = activations.len().checked_div(tokens.len()).unwrap_or(0);
         assert_eq!(activations.len(), n_embd * tokens.len(), "activations are [n_tokens, n_embd]");
         assert!(tokens.len() <= MAX_STEP_TOKENS && n_embd <= MAX_EMBD, "a step within the bounds");
@@ -257,7 +254,8 @@ impl Frame {
             tokens.len() * 4 * (1 + n_embd) + timings.len() * TIMING_BYTES + extra.len();
         let mut bytes = Vec::with_capacity(HEADER_BYTES + n_payload);
         bytes.extend_from_slice(&MAGIC);
-        bytes.extend_from_slice(&[kind, n_timings, 0, 0]);
+        bytes.extend_from_slice(&[kind, n_timings]);
+        bytes.extend_from_slice(&stage.to_le_bytes());
         for id in [self.key.instance.0, self.key.epoch.0, self.key.sequence.0] {
             bytes.extend_from_slice(&id.to_le_bytes());
         }
@@ -266,7 +264,7 @@ impl Frame {
         for count in [position, to_u32(tokens.len()), to_u32(n_embd), to_u32(extra.len())] {
             bytes.extend_from_slice(&count.to_le_bytes());
         }
-        bytes.extend_from_slice(&hash.to_le_bytes());
+        bytes.extend_from_slice(&prefix_hash.to_le_bytes());
         bytes.extend_from_slice(&[0; 8]);
         tokens.iter().for_each(|token| bytes.extend_from_slice(&token.to_le_bytes()));
         activations.iter().for_each(|value| bytes.extend_from_slice(&value.to_le_bytes()));
@@ -278,6 +276,62 @@ impl Frame {
         bytes.extend_from_slice(&extra);
         bytes
     }
+
+    /// What goes into each field.
+    fn parts(&self) -> Parts<'_> {
+        let text = |kind, text: &str| Parts {
+            kind,
+            extra: text.as_bytes()[..text.floor_char_boundary(MAX_EXTRA_BYTES)].to_vec(),
+            ..Parts::default()
+        };
+        match &self.body {
+            Body::Step(step) => Parts {
+                kind: kind::STEP,
+                stage: step.last_stage,
+                position: step.position,
+                prefix_hash: step.prefix_hash,
+                tokens: &step.tokens,
+                activations: &step.activations,
+                timings: &step.timings,
+                extra: step.sampling.as_ref().map_or_else(Vec::new, |sampling| {
+                    postcard::to_allocvec(sampling).expect("plain numbers always encode")
+                }),
+            },
+            Body::Done { position, token, timings } => Parts {
+                kind: kind::DONE,
+                position: *position,
+                tokens: token.as_slice(),
+                timings,
+                ..Parts::default()
+            },
+            &Body::Probe { stage, n_tokens } => {
+                Parts { kind: kind::PROBE, stage, position: n_tokens, ..Parts::default() }
+            }
+            &Body::Have { stage, n_tokens, prefix_hash } => Parts {
+                kind: kind::HAVE,
+                stage,
+                position: n_tokens,
+                prefix_hash,
+                ..Parts::default()
+            },
+            Body::Lost { reason } => text(kind::LOST, reason),
+            Body::Failed { message } => text(kind::FAILED, message),
+            Body::Close => Parts { kind: kind::CLOSE, ..Parts::default() },
+        }
+    }
+}
+
+/// The fields of a frame beside its key.
+#[derive(Default)]
+struct Parts<'a> {
+    kind: u8,
+    stage: u16,
+    position: u32,
+    prefix_hash: u64,
+    tokens: &'a [TokenId],
+    activations: &'a [f32],
+    timings: &'a [StageTiming],
+    extra: Vec<u8>,
 }
 
 /// Reads and checks a frame's header.
@@ -296,10 +350,15 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
         return Err(FrameError::Kind { got: kind });
     }
     // Fields that a kind does not use are reserved too: one frame has one encoding.
-    let unused_hash = if kind == kind::STEP { 0 } else { u64_at(80) };
-    let unused_position = if matches!(kind, kind::FAILED | kind::CLOSE) { u32_at(64) } else { 0 };
-    let reserved =
-        u64::from(u32_at(4) >> 16) | u64_at(88) | unused_hash | u64::from(unused_position);
+    let unless = |is_used: bool, value: u64| if is_used { 0 } else { value };
+    let has_hash = matches!(kind, kind::STEP | kind::HAVE);
+    let has_stage = matches!(kind, kind::STEP | kind::PROBE | kind::HAVE);
+    let has_position = !matches!(kind, kind::LOST | kind::FAILED | kind::CLOSE);
+    let stage = u16::from_le_bytes([bytes[6], bytes[7]]);
+    let reserved = u64_at(88)
+        | unless(has_hash, u64_at(80))
+        | unless(has_stage, stage.into())
+        | unless(has_position, u32_at(64).into());
     let [n_tokens, n_embd, n_extra] = [68, 72, 76].map(u32_at);
     let tokens_expected = match kind {
         kind::STEP => (1..=MAX_STEP_TOKENS, "1 to 512"),
@@ -307,7 +366,8 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
         _ => (0..=0, "0"),
     };
     let embd_max = if kind == kind::STEP { MAX_EMBD } else { 0 };
-    let extra_max = if matches!(kind, kind::STEP | kind::FAILED) { MAX_EXTRA_BYTES } else { 0 };
+    let extra_max =
+        if matches!(kind, kind::STEP | kind::LOST | kind::FAILED) { MAX_EXTRA_BYTES } else { 0 };
     let timings_max = if matches!(kind, kind::STEP | kind::DONE) { MAX_TIMINGS } else { 0 };
     let n_timings = usize::from(bytes[5]);
     let field = |field, expected, got| FrameError::Field { field, expected, got };
@@ -341,6 +401,7 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
             driver: NodeId(std::array::from_fn(|i| bytes[32 + i])),
         },
         kind,
+        stage,
         position: u32_at(64),
         n_tokens: n_tokens_usize,
         n_embd: n_embd_usize,
@@ -369,15 +430,19 @@ pub fn decode_payload(header: &Header, payload: &[u8]) -> Result<Frame, FrameErr
     let mut tokens = tokens.as_chunks().0.iter().map(|bytes| u32::from_le_bytes(*bytes));
     let body = match header.kind {
         kind::DONE => Body::Done { position: header.position, token: tokens.next(), timings },
-        kind::GAP => Body::Gap { have: header.position },
-        kind::FAILED => Body::Failed {
-            message: String::from_utf8(extra.to_vec())
-                .map_err(|_| FrameError::Extra { what: "message" })?,
+        kind::PROBE => Body::Probe { stage: header.stage, n_tokens: header.position },
+        kind::HAVE => Body::Have {
+            stage: header.stage,
+            n_tokens: header.position,
+            prefix_hash: header.prefix_hash,
         },
+        kind::LOST => Body::Lost { reason: decode_text(extra, "reason")? },
+        kind::FAILED => Body::Failed { message: decode_text(extra, "message")? },
         kind::CLOSE => Body::Close,
         _ => Body::Step(Step {
             position: header.position,
             prefix_hash: header.prefix_hash,
+            last_stage: header.stage,
             tokens: tokens.collect(),
             activations: activations.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect(),
             sampling: decode_sampling(extra)?,
@@ -390,6 +455,10 @@ pub fn decode_payload(header: &Header, payload: &[u8]) -> Result<Frame, FrameErr
 fn decode_timing(bytes: &[u8; TIMING_BYTES]) -> StageTiming {
     let u32_at = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
     StageTiming { queued_us: u32_at(0), compute_us: u32_at(4), n_rows: u32_at(8) }
+}
+
+fn decode_text(extra: &[u8], what: &'static str) -> Result<String, FrameError> {
+    String::from_utf8(extra.to_vec()).map_err(|_| FrameError::Extra { what })
 }
 
 fn decode_sampling(extra: &[u8]) -> Result<Option<SamplingParams>, FrameError> {

@@ -115,7 +115,7 @@ impl<A: Answer> Chunks<A> {
 
     fn push(&mut self, event: Option<Event>) {
         match event {
-            Some(Event::Started { .. }) => {}
+            Some(Event::Started { .. } | Event::Healing { .. } | Event::Resumed { .. }) => {}
             Some(Event::Text(text)) => {
                 self.push_delta(Delta { role: None, content: Some(text) }, None);
             }

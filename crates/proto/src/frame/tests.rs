@@ -27,6 +27,7 @@ fn the_bytes_of_a_step_are_frozen() {
     let step = Step {
         position: 5,
         prefix_hash: prefix_hash(&[1, 2, 3, 4, 5]),
+        last_stage: 2,
         tokens: vec![7, 8],
         activations: vec![1.0, -2.0],
         sampling: Some(SamplingParams { seed: 42, ..SamplingParams::default() }),
@@ -34,7 +35,7 @@ fn the_bytes_of_a_step_are_frozen() {
     };
     let bytes = Frame { key: key(), body: Body::Step(step) }.encode();
     let expected = concat!(
-        "53484632010100008877665544332211030000000000000009000000000000",
+        "53484633010102008877665544332211030000000000000009000000000000",
         "00abababababababababababababababababababababababababababababababab",
         "05000000020000000100000013000000649553afffce16190000000000000000",
         "07000000080000000000803f000000c004030201e8030000020000003333333f000000803f000000000000803f402a",
@@ -47,6 +48,7 @@ fn every_kind_survives_the_wire() {
     let step = Step {
         position: 0,
         prefix_hash: EMPTY_PREFIX_HASH,
+        last_stage: u16::MAX,
         tokens: vec![1; MAX_STEP_TOKENS],
         activations: vec![0.5; MAX_STEP_TOKENS * 8],
         sampling: None,
@@ -57,7 +59,9 @@ fn every_kind_survives_the_wire() {
         Body::Step(step),
         Body::Done { position: 4, token: Some(17), timings: most },
         Body::Done { position: 4, token: None, timings: Vec::new() },
-        Body::Gap { have: 12 },
+        Body::Probe { stage: 3, n_tokens: 12 },
+        Body::Have { stage: 3, n_tokens: 12, prefix_hash: u64::MAX },
+        Body::Lost { reason: "the runner died".into() },
         Body::Failed { message: "shard 0..3: out of memory".into() },
         Body::Close,
     ] {
@@ -94,10 +98,21 @@ fn refuses_timings_that_do_not_belong() {
 }
 
 #[test]
+fn refuses_what_a_kind_does_not_use() {
+    for (kind, at) in [(kind::CLOSE, 6), (kind::LOST, 64), (kind::DONE, 6), (kind::PROBE, 80)] {
+        let mut bytes = Frame { key: key(), body: Body::Close }.encode();
+        bytes[4] = kind;
+        bytes[at] = 1;
+        let error = decode(&bytes).expect_err("a reserved field in use");
+        assert_eq!(error.to_string(), "frame field reserved: expected 0, got 1");
+    }
+}
+
+#[test]
 fn refuses_a_frame_of_another_protocol() {
     assert_eq!(
         decode(&[0; HEADER_BYTES]).expect_err("zeros").to_string(),
-        "frame magic: expected [53, 48, 46, 32], got [00, 00, 00, 00]"
+        "frame magic: expected [53, 48, 46, 33], got [00, 00, 00, 00]"
     );
 }
 
@@ -109,9 +124,9 @@ proptest! {
     ) {
         if plausible {
             bytes[..4].copy_from_slice(&MAGIC);
-            bytes[4] = bytes[4] % 5 + 1;
+            bytes[4] = bytes[4] % 7 + 1;
             bytes[5] %= 4;
-            bytes[6..8].fill(0);
+            bytes[7] = 0;
             bytes[69..72].fill(0);
             bytes[73..76].fill(0);
             bytes[77..80].fill(0);
