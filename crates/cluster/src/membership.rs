@@ -80,6 +80,8 @@ pub struct Member {
     last_heard: Option<Time>,
     /// When it went away for certain, if that was after.
     gone_at: Option<Time>,
+    /// Whether that is beyond doubt.
+    is_gone: bool,
     known_since: Time,
     connected_since: Option<Time>,
     last_heartbeat: Option<Time>,
@@ -118,6 +120,7 @@ impl Member {
             told_version: None,
             last_heard: None,
             gone_at: None,
+            is_gone: false,
             known_since: now,
             connected_since: None,
             last_heartbeat: None,
@@ -147,7 +150,8 @@ impl Member {
     /// Whether the peer is dead beyond doubt. An end that is told for certain may be that of one connection out of two, or of one
     /// that the peer forgot while this device slept: a dial has the time to show it.
     pub(crate) fn is_lost(&self, timing: &Timing, now: Time) -> bool {
-        self.silence(now) >= timing.dead_after
+        self.is_gone
+            || self.silence(now) >= timing.dead_after
             || self.gone_at.is_some_and(|gone| now >= gone + timing.suspect_after)
     }
 
@@ -161,6 +165,7 @@ impl Member {
         let was_alive = self.liveness(timing, now) == Liveness::Alive;
         self.last_heard = Some(now);
         self.gone_at = None;
+        self.is_gone = false;
         if self.connected_since.is_some_and(|since| now >= since + 2 * timing.heartbeat) {
             self.redial.n_failed = 0;
         }
@@ -188,6 +193,12 @@ impl Member {
             Some(since) if now < since + 2 * timing.heartbeat => self.dial_failed(timing, now),
             _ => self.redial.n_failed = 0,
         }
+    }
+
+    /// Its process has ended.
+    pub(crate) fn gone(&mut self, timing: &Timing, now: Time) {
+        self.disconnected(true, timing, now);
+        self.is_gone = true;
     }
 
     pub(crate) fn dial_failed(&mut self, timing: &Timing, now: Time) {

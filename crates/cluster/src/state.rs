@@ -55,6 +55,8 @@ pub enum Event {
         /// Whether that proves its end (a reset, a goodbye) or only says that nothing arrives.
         certain: bool,
     },
+    /// The peer's process has ended: the system that it ran on says so, and nothing else was heard of it meanwhile.
+    Gone(NodeId),
     /// Discovery saw a member. Nobody but members may be hinted at: an unknown one is taken for one whose record is still to
     /// come.
     Hint {
@@ -163,6 +165,10 @@ impl State {
             }),
             Event::Disconnected { node, certain } => self.with(node, |member| {
                 member.disconnected(certain, &timing, now);
+                true
+            }),
+            Event::Gone(node) => self.with(node, |member| {
+                member.gone(&timing, now);
                 true
             }),
             Event::Hint { node, addrs } => {

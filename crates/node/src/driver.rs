@@ -44,6 +44,10 @@ pub(crate) const STEPS_IN_FLIGHT_MAX: usize = 4;
 const CHUNK_TOKENS: usize = 64;
 /// The same where there are no stages to overlap and no neighbours: the kernels unpack each weight once for a chunk.
 const CHUNK_TOKENS_ALONE: usize = 256;
+/// Silence after which a driver looks whether the stages' processes are still there: many times what a step takes, and short
+/// beside the time until a node is dead by silence alone.
+const DOUBT_AFTER: Duration = Duration::from_millis(250);
+
 /// What a driver works with.
 #[derive(Debug, Clone)]
 pub(crate) struct Context {
@@ -155,6 +159,7 @@ impl Driver {
         let mut text = opened.tokenizer.detokenizer();
         let mut stops = StopMatcher::new(self.job.request.stop.clone());
         let mut changes = self.ctx.peers.changes();
+        let mut heard = Instant::now();
         loop {
             changes.mark_unchanged();
             if let Some(outcome) = self.follow() {
@@ -173,7 +178,13 @@ impl Driver {
                 },
                 Ok(()) = changes.changed() => continue,
                 () = tokio::time::sleep(pause) => continue,
+                () = tokio::time::sleep_until((heard + DOUBT_AFTER).into()) => {
+                    self.doubt_stages();
+                    heard = Instant::now();
+                    continue;
+                }
             };
+            heard = Instant::now();
             let (now, epoch) = (clock::since_start(), frame.key.epoch);
             match frame.body {
                 Body::Done { position, token, timings } => {
@@ -282,6 +293,12 @@ impl Driver {
             }
         }
         None
+    }
+
+    fn doubt_stages(&self) {
+        for stage in &self.job.instance.placement.stages {
+            self.ctx.peers.doubt(stage.node);
+        }
     }
 
     /// What the answer waits for.

@@ -519,7 +519,8 @@ impl Handler for Inner {
             | Request::Roll(_)
             | Request::Leave
             | Request::Echo { .. }
-            | Request::StageLost { .. } => {
+            | Request::StageLost { .. }
+            | Request::Doubt { .. } => {
                 Response::Refused { message: "answered by the control plane itself".into() }
             }
         }

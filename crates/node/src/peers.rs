@@ -12,7 +12,7 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use shoal_cluster::{Action, Event, Liveness, State, Timing};
@@ -25,7 +25,7 @@ use shoal_proto::{
     },
     roll::Roll,
 };
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{debug, info, warn};
 
@@ -33,6 +33,10 @@ use crate::{Error, clock, remembered};
 
 /// How often the state machine is asked what to do: fine enough that a heartbeat is never late by more than a fifth.
 const TICK: Duration = Duration::from_millis(200);
+/// How long a system may take to say that a port is closed, which it says at once if at all.
+const KNOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// Shortest time between two looks after one peer.
+const DOUBT_AGAIN: Duration = Duration::from_millis(500);
 /// Most nodes that are remembered to have left.
 const PARTED_MAX: usize = 256;
 /// Longest wait for a sign of an older connection's peer, when another device claims its key: several round trips.
@@ -79,6 +83,10 @@ pub(crate) struct Peers {
     cancel: CancellationToken,
     started_once: OnceLock<()>,
     n_connections: AtomicU64,
+    /// When each peer was last looked after because somebody doubted that it lives.
+    doubted: Mutex<HashMap<NodeId, Instant>>,
+    /// Makes the plan be carried out at once.
+    hurry: Notify,
 }
 
 /// Ends a connection that was replaced, if nobody answers on it any more: the transport keeps to the ways of its connections,
@@ -119,6 +127,8 @@ impl Peers {
             cancel: cancel.clone(),
             started_once: OnceLock::new(),
             n_connections: AtomicU64::new(0),
+            doubted: Mutex::default(),
+            hurry: Notify::new(),
         })
     }
 
@@ -570,6 +580,10 @@ impl Peers {
                 self.apply(Event::StageLost { instance, epoch, node: peer });
                 Response::Ok
             }
+            Request::Doubt { node } => {
+                self.doubt(node);
+                Response::Ok
+            }
             request => handler.handle(peer, request).await,
         }
     }
@@ -594,17 +608,54 @@ impl Peers {
         })
     }
 
+    /// Looks whether a peer lives that keeps somebody waiting: its process may have been killed, which nobody says. If it was,
+    /// the others are told to look for themselves.
+    pub(crate) fn doubt(self: &Arc<Self>, peer: NodeId) {
+        let now = Instant::now();
+        let last = lock(&self.doubted).insert(peer, now);
+        if last.is_some_and(|last| now < last + DOUBT_AGAIN) {
+            lock(&self.doubted).extend(last.map(|last| (peer, last)));
+            return;
+        }
+        let Some(connection) = self.connection(peer) else { return };
+        let Some(addr) = connection.remote_addr() else { return };
+        let peers = Arc::clone(self);
+        self.spawn(async move {
+            let is_gone = shoal_net::is_port_closed(addr, KNOCK_TIMEOUT).await;
+            // The port may belong to a connection that has been replaced.
+            let is_here =
+                || peers.connection(peer).is_some_and(|it| it.remote_addr() != Some(addr));
+            if !is_gone || peers.is_dead(peer) || is_here() {
+                return;
+            }
+            warn!(peer = %peer.short(), "peer's process is gone");
+            connection.close("gone");
+            lock(&peers.connections).remove(&peer);
+            peers.apply(Event::Gone(peer));
+            peers.hurry.notify_one();
+            peers.tell_all(&Request::Doubt { node: peer }).await;
+        });
+    }
+
     /// Carries out the plan, again and again, and notices who has died of silence.
     async fn tick<H: Handler>(self: &Arc<Self>, handler: &Arc<H>) {
         let mut dead = Vec::new();
         let mut ticks = tokio::time::interval(TICK);
         loop {
-            ticks.tick().await;
+            tokio::select! {
+                _ = ticks.tick() => {}
+                () = self.hurry.notified() => {}
+            }
             let actions = lock(&self.state).plan(clock::since_start());
             for action in actions {
                 let (peers, handler) = (Arc::clone(self), Arc::clone(handler));
                 self.spawn(async move { peers.carry_out(action, &handler).await });
             }
+            let suspects: Vec<NodeId> = self.read(|state, now| {
+                let is_suspect = |id: &NodeId| state.liveness(*id, now) == Liveness::Suspect;
+                state.members().map(|member| member.record.id).filter(is_suspect).collect()
+            });
+            suspects.into_iter().for_each(|peer| self.doubt(peer));
             let now_dead: Vec<NodeId> = self.read(|state, now| {
                 let is_dead = |id: &NodeId| state.liveness(*id, now) == Liveness::Dead;
                 state.members().map(|member| member.record.id).filter(is_dead).collect()

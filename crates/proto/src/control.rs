@@ -263,6 +263,11 @@ pub enum Request {
         /// Why, for people.
         message: String,
     },
+    /// "This node may have died: see for yourself."
+    Doubt {
+        /// The node.
+        node: NodeId,
+    },
     /// "Load your stage of this instance."
     Load {
         /// The instance; its placement names the receiver.

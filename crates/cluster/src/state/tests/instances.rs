@@ -98,6 +98,18 @@ fn a_goodbye_is_mended_when_no_dial_disproves_it() {
 }
 
 #[test]
+fn the_end_of_a_process_is_mended_at_once_and_a_new_one_is_welcome() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 3])), ms(0));
+    state.apply(Event::Gone(id(3)), ms(100));
+    assert_eq!(state.liveness(id(3), ms(100)), Liveness::Dead);
+    let heals: Vec<Action> = plan_until(&mut state, 100, 101).into_iter().map(|it| it.1).collect();
+    assert!(heals.iter().any(|action| matches!(action, Action::Heal { .. })), "{heals:?}");
+    state.apply(Event::Heard(id(3)), ms(200));
+    assert_eq!(state.liveness(id(3), ms(200)), Liveness::Alive);
+}
+
+#[test]
 fn a_runners_crash_is_mended_and_says_nothing_about_its_node() {
     let mut state = three();
     state.apply(Event::Instance(placed(2, Phase::Ready, &[1, 3])), ms(0));
