@@ -135,6 +135,10 @@ impl Member {
         self.connected_since.is_some()
     }
 
+    pub(crate) fn is_gone(&self) -> bool {
+        self.is_gone
+    }
+
     /// What is believed of the peer at `now`, on the clock of [`State`](crate::State).
     pub(crate) fn liveness(&self, timing: &Timing, now: Time) -> Liveness {
         let silence = self.silence(now);

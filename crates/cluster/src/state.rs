@@ -229,6 +229,11 @@ impl State {
         self.liveness_at(node, self.clock.at(now))
     }
 
+    /// Whether the end of a peer's process is beyond doubt.
+    pub fn is_gone(&self, node: NodeId) -> bool {
+        self.members.get(&node).is_some_and(Member::is_gone)
+    }
+
     /// The newest record of a peer.
     pub fn record(&self, node: NodeId) -> Option<&NodeRecord> {
         self.members.get(&node).map(|member| &member.record)

@@ -617,20 +617,26 @@ impl Peers {
             lock(&self.doubted).extend(last.map(|last| (peer, last)));
             return;
         }
-        let Some(connection) = self.connection(peer) else { return };
-        let Some(addr) = connection.remote_addr() else { return };
+        // Who has said goodbye has no connection any more, but may take a while to be believed.
+        let connection = self.connection(peer);
+        let addr = match &connection {
+            Some(connection) => connection.remote_addr(),
+            None => self.addrs(peer).first().copied(),
+        };
+        let Some(addr) = addr else { return };
         let peers = Arc::clone(self);
         self.spawn(async move {
             let is_gone = shoal_net::is_port_closed(addr, KNOCK_TIMEOUT).await;
-            // The port may belong to a connection that has been replaced.
-            let is_here =
-                || peers.connection(peer).is_some_and(|it| it.remote_addr() != Some(addr));
-            if !is_gone || peers.is_dead(peer) || is_here() {
+            // It may have been heard from elsewhere meanwhile.
+            let has_moved = peers.addrs(peer).first() != Some(&addr);
+            if !is_gone || has_moved || peers.read(|state, _| state.is_gone(peer)) {
                 return;
             }
             warn!(peer = %peer.short(), "peer's process is gone");
-            connection.close("gone");
-            lock(&peers.connections).remove(&peer);
+            if let Some(connection) = connection {
+                connection.close("gone");
+                lock(&peers.connections).remove(&peer);
+            }
             peers.apply(Event::Gone(peer));
             peers.hurry.notify_one();
             peers.tell_all(&Request::Doubt { node: peer }).await;
