@@ -101,6 +101,7 @@ async fn ping(connection: &Connection) -> Result<Vec<Duration>, Error> {
         let step = Step {
             position,
             prefix_hash: 0,
+            last_stage: 0,
             tokens: vec![0],
             activations: vec![0.5; N_EMBD],
             sampling: None,

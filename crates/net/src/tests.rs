@@ -147,6 +147,7 @@ fn step(position: u32, n_tokens: usize, n_embd: usize) -> Frame {
         body: Body::Step(Step {
             position,
             prefix_hash: u64::from(position),
+            last_stage: 0,
             tokens: (0..n_tokens as u32).collect(),
             activations: (0..n_tokens * n_embd).map(value).collect(),
             sampling: None,
