@@ -1,6 +1,9 @@
 //! Promise 1, one answer: the same bytes with any number of threads, any instruction set, alone or beside others.
 
-use crate::process::{NodeProcess, shoal, stdout};
+use crate::{
+    process::{NodeProcess, stdout},
+    start::shoal,
+};
 
 const QUESTION: &str = "What is Shoal?";
 

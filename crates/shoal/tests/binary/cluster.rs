@@ -2,7 +2,10 @@
 
 use serde_json::json;
 
-use crate::process::{NodeProcess, agent, chat_body, stdout};
+use crate::{
+    chat::chat_body,
+    process::{NodeProcess, agent, stdout},
+};
 
 const QUESTIONS: [&str; 3] = ["What is Shoal?", "How do I add a phone?", "Hello!"];
 

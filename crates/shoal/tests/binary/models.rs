@@ -11,7 +11,7 @@ use std::{
 use shoal_fake_hub::{At, Behaviour, Content, FakeHub, Fault};
 use tempfile::TempDir;
 
-use crate::process::{NodeProcess, shoal};
+use crate::{process::NodeProcess, start::shoal};
 
 const REPO: &str = "owner/tiny-GGUF";
 const NAME: &str = "owner/tiny-GGUF:Q8_0";

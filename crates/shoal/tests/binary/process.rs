@@ -1,36 +1,17 @@
 //! Starting the program and talking to it.
 
 use std::{
-    io::{BufRead, BufReader},
     path::Path,
-    process::{Child, Command, Output, Stdio},
-    sync::mpsc,
-    time::Duration,
+    process::{Child, Output, Stdio},
 };
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// No wait of a test is longer; a debug build on a busy machine needs a good part of it.
-const PATIENCE: Duration = Duration::from_secs(120);
-
-/// The program with a clean environment.
-pub(crate) fn shoal(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-    command.args(args).stdin(Stdio::null());
-    let ours = std::env::vars_os().map(|(name, _)| name);
-    for name in ours.filter(|name| {
-        let name = name.to_string_lossy();
-        name.starts_with("SHOAL_") || name.starts_with("HF_") || name.starts_with("OLLAMA_")
-    }) {
-        command.env_remove(name);
-    }
-    // Nothing of this machine's user is looked at, and nothing leaves it.
-    command.env("HF_HOME", "/nonexistent").env("OLLAMA_MODELS", "/nonexistent");
-    command.env("HF_ENDPOINT", "http://127.0.0.1:1");
-    command.env("SHOAL_DATA_DIR", env!("CARGO_TARGET_TMPDIR"));
-    command
-}
+use crate::{
+    chat::chat_body,
+    start::{PATIENCE, shoal, url_when_ready},
+};
 
 /// Runs the program to its end.
 pub(crate) fn output(args: &[&str]) -> Output {
@@ -84,16 +65,7 @@ impl NodeProcess {
         command.envs(variables.iter().copied()).stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("piped above");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let line = lines.recv_timeout(PATIENCE).expect("the node says where it listens");
-        let url = line.strip_prefix("Shoal is ready: ").expect("the ready line").to_owned();
+        let url = url_when_ready(stdout);
         Self { child, url, _dir: None }
     }
 
@@ -194,16 +166,6 @@ impl Drop for NodeProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-pub(crate) fn chat_body(question: &str, temperature: f32, seed: u64) -> Value {
-    json!({
-        "model": "demo",
-        "messages": [{"role": "user", "content": question}],
-        "temperature": temperature,
-        "seed": seed,
-        "max_tokens": 48,
-    })
 }
 
 pub(crate) fn agent() -> ureq::Agent {

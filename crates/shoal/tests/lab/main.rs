@@ -2,7 +2,11 @@
 //! lets nobody make networks.
 #![cfg(target_os = "linux")]
 
+#[path = "../program/chat.rs"]
+mod chat;
 mod discovery;
 mod node;
 mod roaming;
+#[path = "../program/start.rs"]
+mod start;
 mod subnets;

@@ -3,7 +3,7 @@
 use std::{
     io::{BufRead, BufReader},
     path::Path,
-    process::{Command, Stdio},
+    process::Stdio,
     sync::mpsc,
     time::{Duration, Instant},
 };
@@ -12,8 +12,10 @@ use serde_json::{Value, json};
 use shoal_netlab::{Host, Process, Segment};
 use tempfile::TempDir;
 
-/// No wait of a test is longer; a debug build on a busy machine needs a good part of it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+use crate::{
+    chat,
+    start::{PATIENCE, shoal, url_when_ready},
+};
 
 /// Asked in this order; the answers of one node are what any number of nodes must give.
 pub(crate) const QUESTIONS: [&str; 2] = ["What is Shoal?", "How do I add a phone?"];
@@ -37,28 +39,11 @@ impl<'a> Node<'a> {
 
     /// Starts a node with this data directory.
     pub(crate) fn start_in(host: &'a Host, dir: &Path, extra: &[&str]) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_shoal"));
-        let ours = std::env::vars_os().map(|(name, _)| name);
-        for name in ours.filter(|name| name.to_string_lossy().starts_with("SHOAL_")) {
-            command.env_remove(name);
-        }
-        command.env("HF_HOME", "/nonexistent").env("OLLAMA_MODELS", "/nonexistent");
-        command.env("HF_ENDPOINT", "http://127.0.0.1:1");
-        command.args(["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
+        let mut command = shoal(&["serve", "--listen", "127.0.0.1:0", "--threads", "1"]);
         command.args(["--name", host.name(), "--data-dir"]).arg(dir).args(extra);
-        command.stdin(Stdio::null()).stdout(Stdio::piped());
+        command.stdout(Stdio::piped());
         let mut process = host.spawn(command).expect("the program starts");
-        let stdout = process.child().stdout.take().expect("piped above");
-        let (sender, lines) = mpsc::channel();
-        std::thread::spawn(move || {
-            for line in BufReader::new(stdout).lines().map_while(Result::ok) {
-                if sender.send(line).is_err() {
-                    break;
-                }
-            }
-        });
-        let line = lines.recv_timeout(PATIENCE).expect("the node says where it listens");
-        let url = line.strip_prefix("Shoal is ready: ").expect("the ready line").to_owned();
+        let url = url_when_ready(process.child().stdout.take().expect("piped above"));
         Self { host, process, url, _dir: None }
     }
 
@@ -167,14 +152,9 @@ impl<'a> Node<'a> {
     }
 }
 
+/// A question with a seed that is always the same.
 pub(crate) fn chat_body(question: &str, temperature: f32) -> Value {
-    json!({
-        "model": "demo",
-        "messages": [{"role": "user", "content": question}],
-        "temperature": temperature,
-        "seed": 5,
-        "max_tokens": 48,
-    })
+    chat::chat_body(question, temperature, 5)
 }
 
 /// Hosts on a segment at `first`, `first + 1`, ..
