@@ -175,7 +175,8 @@ impl State {
                 if node == self.id {
                     return false;
                 }
-                let is_new = !self.members.contains_key(&node) && self.insert(unknown(node), now);
+                let is_new = !self.members.contains_key(&node)
+                    && self.insert(NodeRecord::unknown(node), now);
                 self.with(node, |member| member.hint(addrs, &timing, now)) || is_new
             }
             Event::Left(node) => self.members.remove(&node).is_some(),
@@ -366,24 +367,6 @@ impl State {
         }
         self.members.insert(record.id, Member::new(record, now));
         true
-    }
-}
-
-/// The record of a member of which nothing is known yet: any that it publishes is newer.
-fn unknown(id: NodeId) -> NodeRecord {
-    NodeRecord {
-        id,
-        version: 0,
-        name: String::new(),
-        run: 0,
-        addrs: Vec::new(),
-        software: String::new(),
-        isa: String::new(),
-        memory_bytes: 0,
-        profile: None,
-        links: Vec::new(),
-        models: Vec::new(),
-        stages: Vec::new(),
     }
 }
 

@@ -302,18 +302,8 @@ mod tests {
             bytes_per_s: 1_000_000 * u64::from(node),
         };
         NodeRecord {
-            id: NodeId([id; 32]),
-            version: 1,
-            run: 1,
-            name: String::new(),
-            addrs: Vec::new(),
-            software: String::new(),
-            isa: String::new(),
-            memory_bytes: 0,
-            profile: None,
-            models: Vec::new(),
-            stages: Vec::new(),
             links: links.iter().map(link).collect(),
+            ..NodeRecord::unknown(NodeId([id; 32]))
         }
     }
 

@@ -26,22 +26,8 @@ pub(crate) fn load(path: &Path) -> Vec<NodeRecord> {
     parsed.collect()
 }
 
-/// A record of version 0: any that the node itself publishes replaces it.
 fn record(id: NodeId, addrs: Vec<SocketAddr>) -> NodeRecord {
-    NodeRecord {
-        id,
-        version: 0,
-        run: 0,
-        name: id.short(),
-        addrs,
-        software: String::new(),
-        isa: String::new(),
-        memory_bytes: 0,
-        profile: None,
-        models: Vec::new(),
-        stages: Vec::new(),
-        links: Vec::new(),
-    }
+    NodeRecord { name: id.short(), addrs, ..NodeRecord::unknown(id) }
 }
 
 /// Writes the peers: beside the file first, then renamed over it, so that a power cut leaves the old or the new.

@@ -48,6 +48,26 @@ pub struct NodeRecord {
     pub links: Vec<LinkRecord>,
 }
 
+impl NodeRecord {
+    /// Returns the record of a node of which nothing is known yet: any that it publishes itself is newer.
+    pub fn unknown(id: NodeId) -> Self {
+        Self {
+            id,
+            version: 0,
+            name: String::new(),
+            run: 0,
+            addrs: Vec::new(),
+            software: String::new(),
+            isa: String::new(),
+            memory_bytes: 0,
+            profile: None,
+            models: Vec::new(),
+            stages: Vec::new(),
+            links: Vec::new(),
+        }
+    }
+}
+
 /// How fast a node computes, measured on its own kernels and corrected by what its stages take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Profile {

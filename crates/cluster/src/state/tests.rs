@@ -15,18 +15,11 @@ fn id(byte: u8) -> NodeId {
 
 fn record(byte: u8, version: u64) -> NodeRecord {
     NodeRecord {
-        id: id(byte),
         version,
         run: version,
         name: format!("node {byte}"),
         addrs: vec![SocketAddr::from(([127, 0, 0, 1], u16::from(byte)))],
-        software: String::new(),
-        isa: String::new(),
-        memory_bytes: 0,
-        profile: None,
-        models: Vec::new(),
-        stages: Vec::new(),
-        links: Vec::new(),
+        ..NodeRecord::unknown(id(byte))
     }
 }
 

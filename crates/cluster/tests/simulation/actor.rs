@@ -76,20 +76,7 @@ pub(crate) struct Node {
 }
 
 fn record(node: usize, run: u64, version: u64, port: u16) -> NodeRecord {
-    NodeRecord {
-        id: node_id(node),
-        version,
-        run,
-        name: String::new(),
-        addrs: vec![address(port)],
-        software: String::new(),
-        isa: String::new(),
-        memory_bytes: 0,
-        profile: None,
-        links: Vec::new(),
-        models: Vec::new(),
-        stages: Vec::new(),
-    }
+    NodeRecord { version, run, addrs: vec![address(port)], ..NodeRecord::unknown(node_id(node)) }
 }
 
 fn address(port: u16) -> SocketAddr {
