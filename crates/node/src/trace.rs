@@ -82,6 +82,36 @@ pub struct Trace {
     pub n_steps: usize,
 }
 
+impl Trace {
+    /// Returns the trace of a request that begins: its number and its times are still 0, and it has done nothing.
+    pub fn new(
+        model: String,
+        instance: InstanceId,
+        driver: NodeId,
+        stages: Vec<NodeId>,
+        n_prompt: u32,
+    ) -> Self {
+        Self {
+            id: 0,
+            model,
+            instance,
+            driver,
+            stages,
+            received: SystemTime::UNIX_EPOCH,
+            prepared: Duration::ZERO,
+            started: Duration::ZERO,
+            n_prompt,
+            n_cached: 0,
+            n_generated: 0,
+            first_token: None,
+            ended: None,
+            outcome: "running",
+            steps: Vec::new(),
+            n_steps: 0,
+        }
+    }
+}
+
 /// The traces of the latest requests.
 #[derive(Debug, Default)]
 pub(crate) struct Traces {
@@ -196,24 +226,8 @@ mod tests {
     use super::*;
 
     fn trace() -> Trace {
-        Trace {
-            id: 0,
-            model: "m".into(),
-            instance: InstanceId(1),
-            driver: NodeId([1; 32]),
-            stages: vec![NodeId([1; 32])],
-            received: SystemTime::UNIX_EPOCH,
-            prepared: Duration::ZERO,
-            started: Duration::ZERO,
-            n_prompt: 3,
-            n_cached: 0,
-            n_generated: 0,
-            first_token: None,
-            ended: None,
-            outcome: "running",
-            steps: Vec::new(),
-            n_steps: 0,
-        }
+        let node = NodeId([1; 32]);
+        Trace::new("m".into(), InstanceId(1), node, vec![node], 3)
     }
 
     #[test]
