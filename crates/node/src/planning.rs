@@ -1,6 +1,6 @@
 //! From what nodes say about themselves to a placement, and to words about it.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use shoal_cluster::planner::{
     self, Candidate, Link, Links, ModelShape, Objective, Plan, PlanNode, PlanRequest, StagePlan,
@@ -37,8 +37,9 @@ pub(crate) struct Planned {
     pub(crate) candidate: Candidate,
 }
 
-/// The cluster at this moment, as the planner sees it.
+/// A model and the cluster at this moment, as the planner sees them.
 struct Resources {
+    model: ModelShape,
     nodes: Vec<PlanNode>,
     links: Links,
 }
@@ -53,7 +54,7 @@ impl Node {
         self.measure_links().await;
         let resources = self.resources(&opened, None);
         let asked = self.plan_request(&request, n_ctx);
-        let plan = plan(&opened, &resources, &asked)?;
+        let plan = plan(&resources, asked).await?;
         Ok(self.report(&opened, n_ctx, &plan))
     }
 
@@ -68,7 +69,7 @@ impl Node {
         let resources = self.resources(&opened, None);
         let mut copies = Vec::new();
         for _ in 0..request.replicas.unwrap_or(1).max(1) {
-            let best = plan(&opened, &resources, &asked)?.candidates.swap_remove(0);
+            let best = plan(&resources, asked.clone()).await?.candidates.swap_remove(0);
             asked.exclude.extend(best.stages.iter().map(|stage| stage.node));
             copies.push(best);
         }
@@ -92,14 +93,10 @@ impl Node {
         let request = PlaceRequest { exclude: lost.to_vec(), ..PlaceRequest::default() };
         let resources = self.resources(&opened, Some(record));
         let asked = self.plan_request(&request, record.n_ctx);
-        let plan = plan(&opened, &resources, &asked)?;
-        Ok(plan.candidates[0].placement())
+        Ok(plan(&resources, asked).await?.best().placement())
     }
 
-    async fn open_for(
-        &self,
-        request: &PlaceRequest,
-    ) -> Result<(std::sync::Arc<Opened>, u32), Error> {
+    async fn open_for(&self, request: &PlaceRequest) -> Result<(Arc<Opened>, u32), Error> {
         let opened = match self.resolve(&request.model).await? {
             Named::Files(files) => {
                 let library = self.library(&request.model)?;
@@ -139,7 +136,7 @@ impl Node {
     }
 
     /// What the nodes that live can give to a model. What `healing` holds now counts as free: it is being replaced.
-    fn resources(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Resources {
+    fn resources(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Arc<Resources> {
         let own = self.inner().peers().record();
         let alive = self.inner().peers().alive();
         let records: Vec<&NodeRecord> = std::iter::once(&own).chain(&alive).collect();
@@ -147,7 +144,11 @@ impl Node {
             let vitals = self.inner().peers().vitals(record.id);
             plan_node(record, vitals.as_ref(), opened, healing)
         });
-        Resources { nodes: nodes.collect(), links: links(&records) }
+        Arc::new(Resources {
+            model: model_shape(opened),
+            nodes: nodes.collect(),
+            links: links(&records),
+        })
     }
 
     fn report(&self, opened: &Opened, n_ctx: u32, plan: &Plan) -> PlanReport {
@@ -197,8 +198,16 @@ impl Node {
     }
 }
 
-fn plan(opened: &Opened, resources: &Resources, asked: &PlanRequest) -> Result<Plan, Error> {
-    Ok(planner::plan(&model_shape(opened), &resources.nodes, &resources.links, asked)?)
+/// Plans on a thread of its own: with many nodes a phone computes for seconds, and heartbeats must go on meanwhile.
+async fn plan(resources: &Arc<Resources>, asked: PlanRequest) -> Result<Plan, Error> {
+    let resources = Arc::clone(resources);
+    let planned = tokio::task::spawn_blocking(move || {
+        planner::plan(&resources.model, &resources.nodes, &resources.links, &asked)
+    });
+    let planned = planned
+        .await
+        .map_err(|error| Error::StageFailed { message: format!("planning: {error}") })?;
+    Ok(planned?)
 }
 
 fn seconds(seconds: f64) -> Duration {
@@ -291,6 +300,7 @@ fn slowest(links: &[Link]) -> Option<Link> {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
     use shoal_proto::control::LinkRecord;
 
     use super::*;
@@ -321,5 +331,58 @@ mod tests {
         let links = super::links(&strangers.each_ref());
         let link = links.get(NodeId([1; 32]), NodeId([2; 32]));
         assert_eq!((link.rtt_s, link.bytes_per_s), (RTT_DEFAULT, BANDWIDTH_DEFAULT));
+    }
+
+    #[test]
+    fn other_tasks_go_on_while_the_planner_computes() {
+        let node = NodeId([1; 32]);
+        let resources = Arc::new(Resources {
+            model: ModelShape {
+                n_layer: 1,
+                layer_bytes: vec![1000],
+                kv_bytes: vec![10],
+                embedding_bytes: 100,
+                head_bytes: 100,
+                head_is_tied: false,
+                layer_macs: vec![1000],
+                head_macs: 100,
+                n_embd: 8,
+                buffer_bytes: 0,
+            },
+            nodes: vec![PlanNode {
+                node,
+                memory_bytes: 1 << 20,
+                decode_bytes_per_s: DECODE_DEFAULT,
+                prefill_macs_per_s: PREFILL_DEFAULT,
+                step_s: STEP_DEFAULT,
+                held: Vec::new(),
+                derate: 1.0,
+            }],
+            links: links(&[]),
+        });
+        let asked = PlanRequest {
+            n_ctx: 8,
+            n_sequences: 1,
+            n_prompt: 8,
+            min_nodes: 1,
+            max_nodes: 1,
+            exclude: Vec::new(),
+            pinned: Vec::new(),
+            driver: node,
+            fetch_bytes_per_s: BANDWIDTH_DEFAULT,
+            objective: Objective::Latency,
+        };
+        let mut runtime = tokio::runtime::Builder::new_current_thread();
+        let runtime = runtime.max_blocking_threads(1).build().expect("threads start");
+        runtime.block_on(async {
+            // The only thread apart is busy until this task, which shares its own with the plan, lets it go.
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let busy = tokio::task::spawn_blocking(move || released.recv());
+            let mut planned = std::pin::pin!(plan(&resources, asked));
+            assert!(planned.as_mut().now_or_never().is_none(), "it waits for that thread");
+            release.send(()).expect("it waits");
+            assert_eq!(planned.await.expect("it fits").best().stages.len(), 1);
+            busy.await.expect("no panic").expect("it was sent");
+        });
     }
 }
