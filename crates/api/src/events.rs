@@ -27,9 +27,9 @@ use tokio::{
 use crate::{
     App, EVENTS_MAX,
     backend::Backend,
-    cluster::{InstanceView, NodeView},
     error::ApiError,
     library::downloads_of,
+    view::{InstanceView, NodeView},
 };
 
 /// Between two looks at what has changed: four events a second are as many as anybody can read.

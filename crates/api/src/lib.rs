@@ -24,7 +24,8 @@
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 //!
 //! - `chat`: the chat API: request, answer, stream
-//! - `library`: models and downloads; `view`: how they are shown, which the command line reads too
+//! - `library`: models and downloads
+//! - `view`: how models, nodes, instances and plans are shown, which the command line reads too
 //! - `events`: what changes, as it changes
 //! - `plan`, `membership`: placing models, and who belongs
 //! - `metrics`, `traces`: what the node measures of itself

@@ -4,14 +4,18 @@ use axum::{
     Json,
     extract::{Path, Query, State, rejection::QueryRejection},
 };
-use serde::{Deserialize, Serialize};
+use serde::Deserialize;
 use serde_json::{Value, json};
-use shoal_node::{PlaceRequest, PlanCandidate, PlanReport};
+use shoal_node::PlaceRequest;
 use shoal_proto::{InstanceId, LayerRange, NodeId};
 
 use crate::{
-    App, backend::Backend, body::JsonBody, cluster::InstanceView, error::ApiError,
+    App,
+    backend::Backend,
+    body::JsonBody,
+    error::ApiError,
     membership::resolve,
+    view::{InstanceView, PlanView},
 };
 
 /// The body of `POST /place_instance` and of `POST /plan`.
@@ -57,105 +61,6 @@ pub(crate) struct PlanQuery {
     context: Option<u32>,
     #[serde(default)]
     throughput: bool,
-}
-
-/// What `/plan` answers. Times are in milliseconds, sizes in bytes.
-#[derive(Debug, Serialize)]
-pub(crate) struct PlanView {
-    model: String,
-    context: u32,
-    prompt_tokens: u32,
-    sentence: String,
-    candidates: Vec<CandidateView>,
-    left_out: Vec<LeftOutView>,
-    each_further: Vec<HelpView>,
-}
-
-#[derive(Debug, Serialize)]
-struct CandidateView {
-    tokens_per_s: f64,
-    first_token_ms: f64,
-    aggregate_tokens_per_s: f64,
-    fetch_ms: f64,
-    stages: Vec<StageView>,
-}
-
-#[derive(Debug, Serialize)]
-struct StageView {
-    node: String,
-    name: String,
-    layers: [u32; 2],
-    weight_bytes: u64,
-    memory_bytes: u64,
-    fetch_bytes: u64,
-    compute_ms: f64,
-    hop_ms: f64,
-}
-
-#[derive(Debug, Serialize)]
-struct LeftOutView {
-    node: String,
-    name: String,
-    why: String,
-}
-
-#[derive(Debug, Serialize)]
-struct HelpView {
-    n_nodes: usize,
-    tokens_per_s: Option<f64>,
-    first_token_ms: Option<f64>,
-    aggregate_tokens_per_s: Option<f64>,
-}
-
-fn ms(duration: std::time::Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
-}
-
-impl From<&PlanCandidate> for CandidateView {
-    fn from(candidate: &PlanCandidate) -> Self {
-        let stage = |stage: &shoal_node::PlanStage| StageView {
-            node: stage.node.to_string(),
-            name: stage.name.clone(),
-            layers: [stage.layers.start(), stage.layers.end()],
-            weight_bytes: stage.weight_bytes,
-            memory_bytes: stage.memory_bytes,
-            fetch_bytes: stage.fetch_bytes,
-            compute_ms: ms(stage.compute),
-            hop_ms: ms(stage.hop),
-        };
-        Self {
-            tokens_per_s: candidate.tokens_per_s,
-            first_token_ms: ms(candidate.first_token),
-            aggregate_tokens_per_s: candidate.aggregate_tokens_per_s,
-            fetch_ms: ms(candidate.fetch),
-            stages: candidate.stages.iter().map(stage).collect(),
-        }
-    }
-}
-
-impl From<PlanReport> for PlanView {
-    fn from(report: PlanReport) -> Self {
-        let left_out = report.left_out.into_iter().map(|it| LeftOutView {
-            node: it.node.to_string(),
-            name: it.name,
-            why: it.why,
-        });
-        let help = report.each_further.iter().map(|help| HelpView {
-            n_nodes: help.n_nodes,
-            tokens_per_s: help.tokens_per_s,
-            first_token_ms: help.first_token.map(ms),
-            aggregate_tokens_per_s: help.aggregate_tokens_per_s,
-        });
-        Self {
-            model: report.model,
-            context: report.n_ctx,
-            prompt_tokens: report.n_prompt,
-            sentence: report.sentence,
-            candidates: report.candidates.iter().map(CandidateView::from).collect(),
-            left_out: left_out.collect(),
-            each_further: help.collect(),
-        }
-    }
 }
 
 /// Turns what a client asked for into what the node is asked for.

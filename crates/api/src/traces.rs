@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use shoal_node::{StepTrace, Trace};
 use shoal_proto::NodeId;
 
-use crate::{App, backend::Backend, error::ApiError};
+use crate::{App, backend::Backend, error::ApiError, view::ms};
 
 /// The query of `GET /traces/{id}`.
 #[derive(Debug, Deserialize)]
@@ -63,10 +63,6 @@ pub(crate) async fn show<B: Backend>(
         }
         Format::Chrome => chrome(&trace),
     }))
-}
-
-fn ms(duration: Duration) -> f64 {
-    duration.as_secs_f64() * 1e3
 }
 
 fn unix_ms(time: SystemTime) -> f64 {

@@ -1,6 +1,15 @@
-//! What the API says of models and downloads, as JSON. The command line reads the same shapes from a running node.
+//! What the API says, as JSON: here of models and downloads. The command line reads the same shapes from a running node.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+mod cluster;
+mod plan;
+
+pub use cluster::{
+    HeldView, InstanceView, NodeView, PlacedStageView, ProfileView, StageView, StateView,
+    VitalsView,
+};
+pub use plan::{CandidateView, HelpView, LeftOutView, PlanStageView, PlanView};
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use shoal_node::{
@@ -299,6 +308,11 @@ impl From<SearchHit> for SearchHitView {
             tags: hit.tags,
         }
     }
+}
+
+/// Milliseconds, as JSON shows times.
+pub(crate) fn ms(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1e3
 }
 
 fn seconds(time: SystemTime) -> u64 {

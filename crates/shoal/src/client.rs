@@ -3,8 +3,8 @@
 use std::{net::SocketAddr, time::Duration};
 
 use anyhow::{Context, anyhow};
-use serde::Deserialize;
 use serde_json::{Value, json};
+use shoal_api::view::{InstanceView, NodeView, StateView};
 
 use crate::{
     args::{ClientArgs, PlaceArgs, SpreadArgs, UnplaceArgs},
@@ -19,59 +19,6 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(90);
 /// Longest wait for the answer that shows that a node runs at all: it is a local one, or in the same house.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(2);
-
-#[derive(Debug, Deserialize)]
-struct State {
-    nodes: Vec<NodeView>,
-    instances: Vec<InstanceView>,
-}
-
-#[derive(Debug, Deserialize)]
-struct NodeView {
-    id: String,
-    name: String,
-    liveness: String,
-    is_self: bool,
-    rtt_ms: Option<f64>,
-    memory_bytes: u64,
-    vitals: Option<VitalsView>,
-    profile: Option<ProfileView>,
-    isa: String,
-    software: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct VitalsView {
-    load_percent: Option<u8>,
-    free_bytes: u64,
-    temperature_c: Option<f64>,
-    battery_percent: Option<u8>,
-    is_charging: Option<bool>,
-}
-
-#[derive(Debug, Deserialize)]
-struct ProfileView {
-    decode_bytes_per_s: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct InstanceView {
-    id: String,
-    model: String,
-    state: String,
-    why: Option<String>,
-    progress: Option<[u64; 2]>,
-    predicted_tokens_per_s: Option<f64>,
-    measured_tokens_per_s: Option<f64>,
-    n_ctx: u32,
-    placement: Vec<StageView>,
-}
-
-#[derive(Debug, Deserialize)]
-struct StageView {
-    node: String,
-    layers: [u32; 2],
-}
 
 const NODE_COLUMNS: [Column; 10] = [
     Column::text("NAME"),
@@ -91,7 +38,7 @@ pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
     if args.json {
         return output::print(&format!("{body}\n"));
     }
-    let state: State = parse(body)?;
+    let state: StateView = parse(body)?;
     let rows: Vec<Vec<String>> = state.nodes.iter().map(row).collect();
     let mut text = table::render(&NODE_COLUMNS, &rows, terminal::width());
     for instance in &state.instances {
@@ -164,8 +111,7 @@ pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
         return output::print(&format!("{body}\n"));
     }
     let instance: InstanceView = parse(body)?;
-    let state: State = parse(ask(args.client.node, "GET", "/state", None)?)?;
-    output::print(&describe(&instance, &state.nodes))
+    output::print(&describe(&instance, &state(args.client.node)?.nodes))
 }
 
 pub(crate) fn unplace(args: &UnplaceArgs) -> Result<(), Failure> {
@@ -223,12 +169,16 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Fa
         .context("the node's answer is not understood: another version?")?)
 }
 
+/// What a node says of itself and of its cluster.
+pub(crate) fn state(node: SocketAddr) -> Result<StateView, Failure> {
+    parse(ask(node, "GET", "/state", None)?)
+}
+
 /// What a node at that address says of itself; `None` if there is none.
-pub(crate) fn state_if_running(node: SocketAddr) -> Option<Value> {
+pub(crate) fn state_if_running(node: SocketAddr) -> Option<StateView> {
     let mut response =
         with_token(agent(Some(PROBE_TIMEOUT)).get(format!("http://{node}/state"))).call().ok()?;
-    let state: Value = response.body_mut().read_json().ok()?;
-    state["nodes"].is_array().then_some(state)
+    response.body_mut().read_json().ok()
 }
 
 /// Sends a request to the node and returns the JSON that it answers with.

@@ -1,6 +1,6 @@
 //! `shoal plan`: how a model could be spread, how fast it would be, and whether another device helps.
 
-use serde::Deserialize;
+use shoal_api::view::{CandidateView, PlanStageView, PlanView};
 
 use crate::{
     amount,
@@ -11,47 +11,6 @@ use crate::{
     table::{self, Column},
     terminal,
 };
-
-#[derive(Debug, Deserialize)]
-struct Plan {
-    model: String,
-    context: u32,
-    prompt_tokens: u32,
-    sentence: String,
-    candidates: Vec<Candidate>,
-    left_out: Vec<LeftOut>,
-    each_further: Vec<Help>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Candidate {
-    tokens_per_s: f64,
-    first_token_ms: f64,
-    aggregate_tokens_per_s: f64,
-    stages: Vec<Stage>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Stage {
-    name: String,
-    layers: [u32; 2],
-    memory_bytes: u64,
-    fetch_bytes: u64,
-}
-
-#[derive(Debug, Deserialize)]
-struct LeftOut {
-    name: String,
-    why: String,
-}
-
-#[derive(Debug, Deserialize)]
-struct Help {
-    n_nodes: usize,
-    tokens_per_s: Option<f64>,
-    first_token_ms: Option<f64>,
-    aggregate_tokens_per_s: Option<f64>,
-}
 
 const CANDIDATES: [Column; 4] = [
     Column::number("TOKENS/S"),
@@ -80,7 +39,7 @@ fn seconds(ms: f64) -> String {
     format!("{:.1} s", ms / 1e3)
 }
 
-fn format(plan: &Plan, width: usize) -> String {
+fn format(plan: &PlanView, width: usize) -> String {
     let mut text = format!(
         "{}, context {}, first token after a prompt of {} tokens\n{}\n\n",
         plan.model, plan.context, plan.prompt_tokens, plan.sentence
@@ -116,8 +75,8 @@ fn format(plan: &Plan, width: usize) -> String {
     text
 }
 
-fn row(candidate: &Candidate) -> Vec<String> {
-    let stage = |stage: &Stage| {
+fn row(candidate: &CandidateView) -> Vec<String> {
+    let stage = |stage: &PlanStageView| {
         let fetch = match stage.fetch_bytes {
             0 => String::new(),
             n_bytes => format!(", {} to fetch", amount::bytes(n_bytes)),
@@ -136,22 +95,29 @@ fn row(candidate: &Candidate) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
+    use shoal_api::view::{HelpView, LeftOutView};
+
     use super::*;
 
-    fn plan() -> Plan {
-        let stage = |name: &str, layers, fetch_bytes| Stage {
+    fn plan() -> PlanView {
+        let stage = |name: &str, layers, fetch_bytes| PlanStageView {
+            node: String::new(),
             name: name.to_owned(),
             layers,
+            weight_bytes: 1_000_000_000,
             memory_bytes: 1_500_000_000,
             fetch_bytes,
+            compute_ms: 80.0,
+            hop_ms: 1.0,
         };
-        let candidate = |stages| Candidate {
+        let candidate = |stages| CandidateView {
             tokens_per_s: 12.34,
             first_token_ms: 2340.0,
             aggregate_tokens_per_s: 20.0,
+            fetch_ms: 0.0,
             stages,
         };
-        Plan {
+        PlanView {
             model: "owner/model:Q4_K_M".into(),
             context: 4096,
             prompt_tokens: 512,
@@ -163,15 +129,19 @@ mod tests {
                     stage("old-pixel", [9, 16], 400_000_000),
                 ]),
             ],
-            left_out: vec![LeftOut { name: "tablet".into(), why: "would slow the rest".into() }],
+            left_out: vec![LeftOutView {
+                node: String::new(),
+                name: "tablet".into(),
+                why: "would slow the rest".into(),
+            }],
             each_further: vec![
-                Help {
+                HelpView {
                     n_nodes: 1,
                     tokens_per_s: None,
                     first_token_ms: None,
                     aggregate_tokens_per_s: None,
                 },
-                Help {
+                HelpView {
                     n_nodes: 2,
                     tokens_per_s: Some(11.0),
                     first_token_ms: Some(1500.0),

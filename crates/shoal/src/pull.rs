@@ -9,7 +9,6 @@ use std::{
 };
 
 use anyhow::anyhow;
-use serde::Deserialize;
 use serde_json::json;
 use shoal_api::view::{DownloadView, StoredState, StoredView};
 use shoal_node::Node;
@@ -53,20 +52,11 @@ pub(crate) fn absolute(model: &str) -> String {
 
 /// Whether the running node should do it: one answers, and the user has not named a directory that is not its.
 pub(crate) fn is_for_node(args: &ShelfArgs) -> bool {
-    #[derive(Deserialize)]
-    struct State {
-        disk: Option<Disk>,
-    }
-    #[derive(Deserialize)]
-    struct Disk {
-        dir: PathBuf,
-    }
-
     let Some(state) = client::state_if_running(args.node) else { return false };
-    let Ok(State { disk: Some(disk) }) = serde_json::from_value(state) else { return false };
+    let Some(disk) = state.disk else { return false };
     match &args.storage.library.models_dir {
         None => true,
-        Some(dir) => dir.canonicalize().is_ok_and(|dir| dir == disk.dir),
+        Some(dir) => dir.canonicalize().is_ok_and(|dir| dir == Path::new(&disk.dir)),
     }
 }
 
@@ -212,8 +202,7 @@ fn ended(download: &DownloadView, disk: Option<(u64, u64)>) -> Failure {
 
 /// What a model lacks on a node, and what the node's disk may still take.
 fn disk_of(args: &PullArgs, name: &str) -> Option<(u64, u64)> {
-    let state = client::ask(args.shelf.node, "GET", "/state", None).ok()?;
-    let free = state["disk"]["free_bytes"].as_u64()?;
+    let free = client::state(args.shelf.node).ok()?.disk?.free_bytes;
     let stored = find_stored(args, name).ok()??;
     let held = match stored.state {
         StoredState::Partial { n_bytes_held } => n_bytes_held,
