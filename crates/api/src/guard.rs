@@ -151,7 +151,10 @@ impl Guard {
             return Proof::Good;
         }
         let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-        let bearer = text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        let bearer = text("authorization").and_then(|value| {
+            let (scheme, token) = value.split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then_some(token)
+        });
         let cookie = text("cookie").and_then(|cookies| {
             let mut cookies = cookies.split(';').filter_map(|cookie| cookie.trim().split_once('='));
             cookies.find(|(name, _)| *name == COOKIE).map(|(_, value)| value)
@@ -433,6 +436,11 @@ mod tests {
         let cookie = format!("a=b; shoal_token={TOKEN}");
         check_token("/state", &[], "missing");
         check_token("/state", &[("authorization", &bearer)], "good");
+        for scheme in ["bearer", "BEARER"] {
+            let bearer = format!("{scheme} {TOKEN}");
+            check_token("/state", &[("authorization", &bearer)], "good");
+        }
+        check_token("/state", &[("authorization", &format!("Basic {TOKEN}"))], "missing");
         check_token("/state", &[("x-api-key", TOKEN)], "good");
         check_token("/state", &[("cookie", &cookie)], "good");
         check_token("/state", &[("authorization", "Bearer abcdefghijklmno")], "wrong");
