@@ -100,6 +100,11 @@ impl Segment {
         self.shared.change(|state| state.switch.conditions.delay = delay);
     }
 
+    /// Lets every frame be under way for any time up to this besides its delay, drawn as loss is: frames overtake each other.
+    pub fn set_jitter(&self, jitter: Duration) {
+        self.shared.change(|state| state.switch.conditions.jitter = jitter);
+    }
+
     /// Drops frames to groups, as many access points do.
     ///
     /// Neighbour discovery of IPv6 passes: access points that filter still carry it.

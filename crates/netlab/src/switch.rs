@@ -45,6 +45,8 @@ pub struct Counters {
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Conditions {
     pub(crate) delay: Duration,
+    /// What a frame may be under way for besides: any time up to this.
+    pub(crate) jitter: Duration,
     pub(crate) drops_multicast: bool,
     pub(crate) drops_broadcast: bool,
     pub(crate) isolates: bool,
@@ -135,7 +137,10 @@ impl Switch {
         } else if self.held.len() >= N_HELD_MAX {
             self.counters.n_overflowed += 1;
         } else {
-            let due = now + self.conditions.delay;
+            let mut due = now + self.conditions.delay;
+            if !self.conditions.jitter.is_zero() {
+                due += self.conditions.jitter.mul_f64(f64::from(self.draw()) / 2.0_f64.powi(32));
+            }
             let n_before = self.n_held_ever;
             self.n_held_ever += 1;
             self.held.push(Reverse(Held { due, n_before, to, frame: Arc::clone(frame) }));
@@ -222,6 +227,25 @@ mod tests {
         assert!(arrivals(&mut switch, now + Duration::from_micros(2999)).is_empty());
         assert_eq!(switch.next_due(), Some(now + Duration::from_millis(3)));
         assert_eq!(arrivals(&mut switch, now + Duration::from_millis(3)), [1, 2]);
+    }
+
+    #[test]
+    fn jitter_delays_within_its_bounds_and_lets_frames_overtake() {
+        let now = Instant::now();
+        let mut switch = switch(2);
+        switch.conditions.delay = Duration::from_millis(3);
+        switch.conditions.jitter = Duration::from_millis(47);
+        let mut dues = Vec::new();
+        for _ in 0..1000 {
+            switch.receive(now, PortId(0), &frame(0, BROADCAST, ARP));
+            let last = switch.held.iter().max_by_key(|Reverse(held)| held.n_before);
+            dues.push(last.map(|Reverse(held)| held.due - now).unwrap());
+        }
+        let bounds = Duration::from_millis(3)..Duration::from_millis(50);
+        assert!(dues.iter().all(|due| bounds.contains(due)));
+        assert!(dues.iter().any(|due| *due < Duration::from_millis(5)));
+        assert!(dues.iter().any(|due| *due > Duration::from_millis(48)));
+        assert!(!dues.is_sorted());
     }
 
     #[test]
