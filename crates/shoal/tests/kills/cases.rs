@@ -1,0 +1,160 @@
+//! All cases of the kill test, numbered, and which of them a run takes.
+
+use std::fmt::{self, Write as _};
+
+use crate::{
+    ask::{Answer, Ask},
+    chance::Chance,
+    form::{self, Cases},
+    losses::Loss,
+    node::Client,
+};
+
+/// How many nodes there are.
+const N_NODES: [usize; 2] = [3, 4];
+/// Steps of a long prompt: 13 chunks of 64 tokens fit into the demonstration model's context.
+const N_PREFILL: usize = 13;
+/// Pieces of an answer after which a stage is lost.
+const N_DECODE: usize = 48;
+/// Pieces that an answer should have, and seeds that are tried for it.
+const N_PIECES_MIN: usize = 24;
+const N_SEEDS_MAX: usize = 4;
+/// How tokens are chosen.
+const TEMPERATURES: [f32; 2] = [0.0, 1.0];
+/// Answers under way at the same time.
+const N_REQUESTS: [usize; 2] = [1, 4];
+
+/// When a stage is lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Position {
+    /// After so many of so many parts of the time that the prompt usually takes.
+    Prefill(usize),
+    /// When the client has so many pieces of the answer; more than it has pieces begin again at the first.
+    Decode(usize),
+}
+
+/// One loss in one situation.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Case {
+    /// Its number among all cases of its list.
+    pub(crate) number: usize,
+    pub(crate) n_nodes: usize,
+    pub(crate) loss: Loss,
+    pub(crate) position: Position,
+    pub(crate) temperature: f32,
+    pub(crate) n_requests: usize,
+}
+
+impl fmt::Display for Case {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (number, loss, n_nodes) = (self.number, self.loss.name(), self.n_nodes);
+        let (t, n_requests) = (self.temperature, self.n_requests);
+        write!(f, "case {number}: {loss}, {n_nodes} nodes, {n_requests} requests at {t}, ")?;
+        match self.position {
+            Position::Prefill(i) => write!(f, "{i}/{N_PREFILL} of the prompt"),
+            Position::Decode(k) => write!(f, "piece {k}"),
+        }
+    }
+}
+
+impl Case {
+    /// What is asked, and what is to be answered: texts that nobody has asked before, so that no stage holds a part of them, with
+    /// answers that are long enough for a loss to come late.
+    pub(crate) fn asks(&self, oracle: &Client) -> Vec<(Ask, Answer)> {
+        let ask = |i| {
+            let mut ask = ask(self.number * 8 + i, self.position, self.temperature);
+            let mut trials: Vec<(Ask, Answer)> = Vec::new();
+            for _ in 0..N_SEEDS_MAX {
+                let answer = oracle.ask("demo", &ask, |_| true);
+                let is_long = answer.pieces.len() >= N_PIECES_MIN;
+                trials.push((ask.clone(), answer));
+                if is_long {
+                    break;
+                }
+                ask.seed += 1;
+            }
+            trials.into_iter().max_by_key(|(_, answer)| answer.pieces.len()).expect("at least one")
+        };
+        (0..self.n_requests).map(ask).collect()
+    }
+
+    /// The part of the usual time to the first token after which the loss comes.
+    pub(crate) fn share(i: usize) -> f64 {
+        i as f64 / N_PREFILL as f64
+    }
+}
+
+/// A question with this number in it.
+pub(crate) fn ask(number: usize, position: Position, temperature: f32) -> Ask {
+    const QUESTIONS: [&str; 4] = [
+        "What is Shoal?",
+        "How do I add a phone?",
+        "What happens when a phone dies?",
+        "Which models can I run?",
+    ];
+    let question = QUESTIONS[number % QUESTIONS.len()];
+    let (text, max_tokens) = match position {
+        // The number comes first: what comes after it is nowhere held.
+        Position::Prefill(_) => (format!("{number}:{} {question}", digits(number)), 24),
+        Position::Decode(_) => (format!("{question} ({number})"), 64),
+    };
+    let seed = u64::try_from(number).expect("small") << 8;
+    Ask { text, temperature, seed, max_tokens }
+}
+
+/// A text of some 820 tokens.
+fn digits(number: usize) -> String {
+    let mut text = String::new();
+    for i in 0..405 {
+        let _ = write!(text, " {}", (i * 7 + number) % 10);
+    }
+    text
+}
+
+/// All cases with these losses.
+pub(crate) fn all(losses: &[Loss]) -> Vec<Case> {
+    let prefill = (0..N_PREFILL).map(Position::Prefill);
+    let positions: Vec<_> = prefill.chain((1..=N_DECODE).map(Position::Decode)).collect();
+    let mut cases = Vec::new();
+    for n_nodes in N_NODES {
+        for &loss in losses {
+            for &position in &positions {
+                for temperature in TEMPERATURES {
+                    for n_requests in N_REQUESTS {
+                        let number = cases.len();
+                        let case =
+                            Case { number, n_nodes, loss, position, temperature, n_requests };
+                        cases.push(case);
+                    }
+                }
+            }
+        }
+    }
+    cases
+}
+
+/// The cases that this run takes, those with equally many nodes together.
+pub(crate) fn chosen(losses: &[Loss], seed: u64) -> Vec<Case> {
+    let mut cases = all(losses);
+    let filter = form::loss();
+    Chance::new(seed).shuffle(&mut cases);
+    cases.retain(|case| case.loss.name().contains(&filter));
+    match form::cases() {
+        Cases::All => {}
+        Cases::Some(n) => cases.truncate(n),
+        Cases::Only(number) => cases.retain(|case| case.number == number),
+        Cases::OneOfEach => cases = one_of_each(&cases),
+    }
+    cases.sort_by_key(|case| case.n_nodes);
+    cases
+}
+
+fn one_of_each(cases: &[Case]) -> Vec<Case> {
+    let mut chosen: Vec<Case> = Vec::new();
+    for case in cases {
+        if chosen.iter().all(|it| it.loss != case.loss) {
+            chosen.push(*case);
+        }
+    }
+    chosen
+}

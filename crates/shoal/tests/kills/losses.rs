@@ -1,0 +1,213 @@
+//! What befalls stages, and how it is done to processes and links.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+
+use crate::{
+    chance::Chance,
+    fleet::Fleet,
+    node::{is_running, pause, signal, wait},
+};
+
+/// No wait for a recovery to begin is longer.
+const RECOVERY_STARTS: Duration = Duration::from_secs(30);
+/// What a stage may be away for and come back: less than any threshold of the cluster, and more than all.
+const AWAY_MS: [u64; 8] = [200, 800, 1_600, 3_000, 4_500, 5_500, 6_500, 9_000];
+
+/// A way to lose a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Loss {
+    /// The runner process is killed; its node lives.
+    Runner,
+    /// The node is killed.
+    Node,
+    /// The node is killed and started again at once.
+    Restart,
+    /// The node is frozen until the answer is complete.
+    Freeze,
+    /// The node is frozen for some time.
+    Stall,
+    /// Two stages are lost at once, each in one of the ways above.
+    Pair,
+    /// A node is killed, and another one while its layers are moved.
+    Replacement,
+    /// The node is out of reach until the answer is complete.
+    Silence,
+    /// The node is out of reach for some time.
+    Outage,
+    /// The node's interface goes down and comes back with another address.
+    Reset,
+}
+
+impl Loss {
+    /// Those that need processes alone.
+    pub(crate) const OF_PROCESSES: [Self; 7] = [
+        Self::Runner,
+        Self::Node,
+        Self::Restart,
+        Self::Freeze,
+        Self::Stall,
+        Self::Pair,
+        Self::Replacement,
+    ];
+    /// Those that need links of their own.
+    pub(crate) const OF_LINKS: [Self; 3] = [Self::Silence, Self::Outage, Self::Reset];
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Runner => "runner killed",
+            Self::Node => "node killed",
+            Self::Restart => "node restarted",
+            Self::Freeze => "node frozen",
+            Self::Stall => "node stalled",
+            Self::Pair => "two at once",
+            Self::Replacement => "replacement too",
+            Self::Silence => "link silent",
+            Self::Outage => "link back",
+            Self::Reset => "link reset",
+        }
+    }
+
+    /// How many of `n` nodes the model is spread over: where a replacement is to die, one is spare.
+    pub(crate) fn n_stages(self, n: usize) -> usize {
+        if self == Self::Replacement { n - 1 } else { n }
+    }
+}
+
+/// What was done, and what is still to be done.
+#[derive(Debug)]
+pub(crate) struct Struck {
+    /// When the stage was well for the last time.
+    pub(crate) at: Instant,
+    /// In words.
+    pub(crate) what: String,
+    then: Then,
+    /// Runners of nodes that were killed: they must not live on.
+    orphans: Vec<u32>,
+}
+
+#[derive(Debug)]
+enum Then {
+    Nothing,
+    /// It comes back after this.
+    Back(usize, Duration),
+    /// Whoever takes over from the epoch on is killed too.
+    KillReplacement {
+        epoch: u64,
+        dead: usize,
+    },
+}
+
+/// Takes a stage away that is not the first node's, if it is not a runner.
+pub(crate) fn strike(fleet: &mut Fleet, loss: Loss, chance: &mut Chance) -> Struck {
+    let placed = fleet.placed().expect("the first node is well");
+    let others: Vec<usize> = placed.stages.iter().copied().filter(|&i| i != 0).collect();
+    let victim = chance.pick(&others);
+    let away = Duration::from_millis(chance.pick(&AWAY_MS));
+    let mut struck = Struck {
+        at: Instant::now(),
+        what: format!("{} ({})", loss.name(), fleet.nodes[victim].name),
+        then: Then::Nothing,
+        orphans: Vec::new(),
+    };
+    match loss {
+        Loss::Runner => {
+            // The first node's runner may go too: only the node itself must not.
+            let i = chance.pick(&placed.stages);
+            struck.what = format!("{} ({})", loss.name(), fleet.nodes[i].name);
+            kill_runner(fleet, i);
+        }
+        Loss::Node => kill(fleet, victim, &mut struck),
+        Loss::Restart => {
+            kill(fleet, victim, &mut struck);
+            fleet.nodes[victim].restart();
+        }
+        Loss::Freeze => fleet.nodes[victim].freeze(),
+        Loss::Stall => {
+            fleet.nodes[victim].freeze();
+            struck.then = Then::Back(victim, away);
+        }
+        Loss::Pair => strike_two(fleet, &others, chance, &mut struck),
+        Loss::Replacement => {
+            kill(fleet, victim, &mut struck);
+            struck.then = Then::KillReplacement { epoch: placed.epoch, dead: victim };
+        }
+        Loss::Silence => fleet.disconnect(victim),
+        Loss::Outage => {
+            fleet.disconnect(victim);
+            struck.then = Then::Back(victim, away);
+        }
+        Loss::Reset => fleet.reset(victim),
+    }
+    if matches!(struck.then, Then::Back(..)) {
+        struck.what += &format!(", back after {away:?}");
+    }
+    struck
+}
+
+fn strike_two(fleet: &mut Fleet, others: &[usize], chance: &mut Chance, struck: &mut Struck) {
+    let mut two = others.to_vec();
+    chance.shuffle(&mut two);
+    let mut words = Vec::new();
+    for &i in &two[..2] {
+        let way = chance.pick(&[Loss::Runner, Loss::Node, Loss::Freeze]);
+        words.push(format!("{} {}", fleet.nodes[i].name, way.name()));
+        match way {
+            Loss::Runner => kill_runner(fleet, i),
+            Loss::Freeze => fleet.nodes[i].freeze(),
+            _ => kill(fleet, i, struck),
+        }
+    }
+    struck.what = format!("{}: {}", Loss::Pair.name(), words.join(", "));
+}
+
+fn kill(fleet: &mut Fleet, i: usize, struck: &mut Struck) {
+    struck.orphans.extend(fleet.nodes[i].runners());
+    fleet.nodes[i].kill();
+}
+
+fn kill_runner(fleet: &Fleet, i: usize) {
+    for runner in fleet.nodes[i].runners() {
+        signal(runner, Signal::KILL);
+    }
+}
+
+/// Does what is still to be done while the answer goes on, until it is over or nothing is left to do.
+pub(crate) fn follow(fleet: &mut Fleet, struck: &mut Struck, is_over: impl Fn() -> bool) {
+    match struck.then {
+        Then::Nothing => {}
+        Then::Back(i, after) => {
+            while struck.at.elapsed() < after && !is_over() {
+                pause(Duration::from_millis(5));
+            }
+            fleet.reconnect(i);
+            if fleet.nodes[i].is_frozen {
+                fleet.nodes[i].thaw();
+            }
+        }
+        Then::KillReplacement { epoch, dead } => {
+            let mut found = None;
+            let _ = wait("a replacement", RECOVERY_STARTS, || {
+                let placed = fleet.placed()?;
+                let is_new = placed.epoch > epoch;
+                found = placed.stages.into_iter().rev().find(|&i| is_new && i != 0 && i != dead);
+                Ok(is_new || is_over())
+            });
+            match found {
+                Some(i) => {
+                    struck.what += &format!(", then {}", fleet.nodes[i].name);
+                    kill(fleet, i, struck);
+                }
+                None => struck.what += ", which nobody replaced in time",
+            }
+        }
+    }
+}
+
+/// Says which runners outlived their nodes.
+pub(crate) fn orphans(struck: &Struck) -> Option<String> {
+    let patience = Duration::from_secs(5);
+    let gone = || Ok(!struck.orphans.iter().any(|&pid| is_running(pid)));
+    wait("the end of the killed nodes' runners", patience, gone).err()
+}
