@@ -98,24 +98,12 @@ impl Connection {
 
     /// Where the peer is at the moment; it may roam. `None` once the connection has ended.
     pub fn remote_addr(&self) -> Option<SocketAddr> {
-        self.with_selected_path(|path| match path.remote_addr() {
-            iroh::TransportAddr::Ip(addr) => Some(*addr),
-            _ => None,
-        })
+        remote_addr(&self.inner.quic)
     }
 
     /// Round-trip time as the transport estimates it. `None` once the connection has ended.
     pub fn rtt(&self) -> Option<Duration> {
-        self.with_selected_path(|path| Some(path.rtt()))
-    }
-
-    fn with_selected_path<T>(
-        &self,
-        read: impl FnOnce(&iroh::endpoint::Path<'_>) -> Option<T>,
-    ) -> Option<T> {
-        let paths = self.inner.quic.paths();
-        let selected = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
-        selected.and_then(|path| read(&path))
+        with_selected_path(&self.inner.quic, |path| Some(path.rtt()))
     }
 
     /// Waits until the connection ends and returns why.
@@ -450,4 +438,21 @@ pub(crate) fn read_to_end_error(peer: NodeId, error: &ReadToEndError, max: usize
         ReadToEndError::Read(error) => read_error(peer, error, "a message"),
         ReadToEndError::TooLong => Error::TooLong { peer, max },
     }
+}
+
+/// Where the peer of a connection is at the moment.
+pub(crate) fn remote_addr(quic: &iroh::endpoint::Connection) -> Option<SocketAddr> {
+    with_selected_path(quic, |path| match path.remote_addr() {
+        iroh::TransportAddr::Ip(addr) => Some(*addr),
+        _ => None,
+    })
+}
+
+fn with_selected_path<T>(
+    quic: &iroh::endpoint::Connection,
+    read: impl FnOnce(&iroh::endpoint::Path<'_>) -> Option<T>,
+) -> Option<T> {
+    let paths = quic.paths();
+    let selected = paths.iter().find(|path| path.is_selected()).or_else(|| paths.iter().next());
+    selected.and_then(|path| read(&path))
 }

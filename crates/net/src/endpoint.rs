@@ -265,6 +265,12 @@ impl Endpoint {
         self.inner.addr_changes.clone()
     }
 
+    /// Ends every connection to a peer that goes to `addr`, where its process has ended: the transport would go on to send new
+    /// dials there too.
+    pub fn give_up(&self, peer: NodeId, addr: SocketAddr) {
+        self.inner.membership.close_at(peer, addr);
+    }
+
     /// Says goodbye to every peer, ends all connections and stops listening.
     pub async fn close(&self) {
         self.inner.stop.cancel();

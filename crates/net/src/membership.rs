@@ -356,6 +356,11 @@ impl Membership {
         self.inner.guests.close_unwelcome(&roll);
     }
 
+    /// Ends the connections of a peer that go to one address.
+    pub(crate) fn close_at(&self, peer: NodeId, addr: SocketAddr) {
+        self.inner.guests.close_at(peer, addr);
+    }
+
     fn save(&self) -> Result<(), Error> {
         match &self.inner.file {
             Some(file) => file.save(|| self.state().clone()),

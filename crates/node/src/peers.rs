@@ -618,8 +618,7 @@ impl Peers {
             return;
         }
         // Who has said goodbye has no connection any more, but may take a while to be believed.
-        let connection = self.connection(peer);
-        let addr = match &connection {
+        let addr = match self.connection(peer) {
             Some(connection) => connection.remote_addr(),
             None => self.addrs(peer).first().copied(),
         };
@@ -633,9 +632,9 @@ impl Peers {
                 return;
             }
             warn!(peer = %peer.short(), "peer's process is gone");
-            if let Some(connection) = connection {
-                connection.close("gone");
-                lock(&peers.connections).remove(&peer);
+            lock(&peers.connections).remove(&peer);
+            if let Some(endpoint) = &peers.endpoint {
+                endpoint.give_up(peer, addr);
             }
             peers.apply(Event::Gone(peer));
             peers.hurry.notify_one();

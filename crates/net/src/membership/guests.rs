@@ -1,6 +1,9 @@
 //! The connections of members that stand.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::{
+    net::SocketAddr,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
 
 use iroh::endpoint::{Connection, VarInt, WeakConnectionHandle};
 use shoal_proto::{
@@ -8,7 +11,7 @@ use shoal_proto::{
     roll::{ClusterId, Roll},
 };
 
-use crate::connection::code;
+use crate::connection::{code, remote_addr};
 
 /// Every connection whose handshake has succeeded, until it ends.
 #[derive(Debug, Default)]
@@ -47,6 +50,18 @@ impl Guests {
                 return true;
             };
             connection.close(VarInt::from_u32(code), reason.as_bytes());
+            false
+        });
+    }
+
+    /// Closes the connections to a peer that go to one address, where it is no longer.
+    pub(super) fn close_at(&self, peer: NodeId, addr: SocketAddr) {
+        self.lock().retain(|guest| {
+            let Some(connection) = guest.live() else { return false };
+            if guest.peer != peer || remote_addr(&connection) != Some(addr) {
+                return true;
+            }
+            connection.close(VarInt::from_u32(code::GOODBYE), b"gone");
             false
         });
     }
