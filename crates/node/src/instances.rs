@@ -368,7 +368,7 @@ impl Node {
             }
             let peers = self.inner().records_of(record);
             let request = Request::Load { instance: record.clone(), peers };
-            match self.inner().peers().ask(stage.node, &request, LOAD_TIMEOUT).await? {
+            match self.inner().peers().ask_soon(stage.node, &request, LOAD_TIMEOUT).await? {
                 Response::Ok => Ok(()),
                 Response::Refused { message } => {
                     Err(Error::LoadRefused { node: stage.node, message })

@@ -43,6 +43,8 @@ const PARTED_MAX: usize = 256;
 const OTHER_LIFE_TIMEOUT: Duration = Duration::from_secs(1);
 /// Longest wait for an answer about records and heartbeats: as long as silence may last before it means death.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
+/// Longest wait for a connection to a peer that lives: a dial and another.
+const CONNECTION_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// What a node does beside talking: the control plane tells it what happens.
 pub(crate) trait Handler: Send + Sync + 'static {
@@ -283,6 +285,20 @@ impl Peers {
         };
         let answer = connection.request(request, timeout).await;
         answer.map_err(|error| Error::PeerLost { node: peer, reason: error.to_string() })
+    }
+
+    /// Waits until a connection to a peer stands, which may be on its way, and then asks.
+    pub(crate) async fn ask_soon(
+        &self,
+        peer: NodeId,
+        request: &Request,
+        timeout: Duration,
+    ) -> Result<Response, Error> {
+        let mut changes = self.changes();
+        let connected =
+            async { while self.connection(peer).is_none() && changes.changed().await.is_ok() {} };
+        let _ = tokio::time::timeout(CONNECTION_TIMEOUT, connected).await;
+        self.ask(peer, request, timeout).await
     }
 
     /// Tells every connected peer something; a peer that does not answer is only logged.
