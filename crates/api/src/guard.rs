@@ -3,14 +3,21 @@
 //!
 //! Two attacks follow from browsers, and each has its rule:
 //! - *DNS rebinding*: a page's own name is pointed at 127.0.0.1, so that the browser takes this node for the page's server.
-//!   The `Host` header then still carries that name: only `localhost`, loopback addresses and the bound address pass.
+//!   The `Host` header then still carries that name: only `localhost`, loopback addresses and the bound address pass, and the
+//!   device's own name in the local network. That one any device nearby can point anywhere, so it never spares the token.
 //! - *Cross-site requests*: a page asks this node in the user's name. Browsers say so in `Origin`, or in `Sec-Fetch-Site`
 //!   where there is no `Origin`: only this node's own page passes, and the origins that the owner named. Only those get CORS
 //!   headers.
 //!
+//! Without a token there are no other names and no other origins.
+//!
 //! The *token* comes as `Authorization: Bearer`, as `x-api-key`, in the page's cookie, or once as `/?token=`, which sets the cookie. It is
 //! compared in constant time. Programs on this device that address it as such need none, and nor does the page there.
 //! Whoever guesses has ten tries a minute.
+
+mod origin;
+
+pub use origin::{Origin, OriginError};
 
 use std::{
     collections::HashMap,
@@ -61,14 +68,16 @@ pub struct Access {
     pub address: SocketAddr,
     /// What everybody who is not on this device has to know; `None` for a node that only this device reaches.
     pub token: Option<String>,
-    /// Origins whose pages may use the API from a browser, as browsers write them: `https://chat.example`.
-    pub origins: Vec<String>,
+    /// This device's names in the local network, like `kitchen.local`, for those who know the token.
+    pub names: Vec<String>,
+    /// Origins whose pages may use the API from a browser if they know the token.
+    pub origins: Vec<Origin>,
 }
 
 impl Access {
     /// Access for this device alone.
     pub fn local(address: SocketAddr) -> Self {
-        Self { address, token: None, origins: Vec::new() }
+        Self { address, token: None, names: Vec::new(), origins: Vec::new() }
     }
 }
 
@@ -81,7 +90,8 @@ pub(crate) struct Guard {
     bound: IpAddr,
     /// A hash of the token, so that a comparison takes the same time wherever two differ.
     token: Option<blake3::Hash>,
-    origins: Arc<Vec<String>>,
+    names: Arc<[String]>,
+    origins: Arc<[Origin]>,
     guesses: Arc<Mutex<Guesses>>,
 }
 
@@ -97,18 +107,24 @@ enum Proof {
 
 impl Guard {
     pub(crate) fn new(access: &Access) -> Self {
+        // Nobody from elsewhere is let in without a token, whatever else was said.
+        let has_token = access.token.is_some();
+        let (names, origins) = match has_token {
+            true => (access.names.as_slice(), access.origins.as_slice()),
+            false => Default::default(),
+        };
         Self {
             bound: access.address.ip(),
             token: access.token.as_ref().map(|token| blake3::hash(token.as_bytes())),
-            origins: Arc::new(access.origins.clone()),
+            names: names.into(),
+            origins: origins.into(),
             guesses: Arc::default(),
         }
     }
 
     /// Whether this is an origin that the owner named.
     fn is_allowed(&self, origin: &HeaderValue) -> bool {
-        let is_it = |allowed: &String| allowed.as_bytes().eq_ignore_ascii_case(origin.as_bytes());
-        self.origins.iter().any(is_it)
+        self.origins.iter().any(|allowed| allowed.is(origin))
     }
 
     fn check(&self, headers: &HeaderMap, target: Option<&Authority>) -> Result<(), ApiError> {
@@ -123,14 +139,12 @@ impl Guard {
                 ),
             ));
         }
-        let own = format!("http://{host}");
-        let is_foreign = |origin: &&HeaderValue| {
-            !origin.as_bytes().eq_ignore_ascii_case(own.as_bytes()) && !self.is_allowed(origin)
-        };
+        let is_foreign =
+            |origin: &&HeaderValue| !is_own_page(origin, host) && !self.is_allowed(origin);
         if let Some(origin) = headers.get_all(header::ORIGIN).iter().find(is_foreign) {
             return Err(ApiError::forbidden(
                 "forbidden_origin",
-                format!("origin {origin:?}: expected {own:?}, the node's own page"),
+                format!("origin {origin:?}: expected \"http://{host}\", the node's own page"),
             ));
         }
         let is_named = headers.get(header::ORIGIN).is_some_and(|origin| self.is_allowed(origin));
@@ -186,19 +200,31 @@ impl Guard {
 
     /// Whether a `Host` names this node in a way that no name server decides.
     fn is_own(&self, host: &str) -> bool {
-        let Ok(authority) = host.parse::<Authority>() else { return false };
-        if host.contains('@') {
-            return false;
-        }
-        let name = authority.host();
-        if name.eq_ignore_ascii_case("localhost") {
+        let Some(name) = name_of(host) else { return false };
+        if is_loopback(&name) || self.names.iter().any(|own| own.eq_ignore_ascii_case(&name)) {
             return true;
         }
-        let Ok(address) = name.trim_matches(['[', ']']).parse::<IpAddr>() else { return false };
-        let address = address.to_canonical();
+        let Ok(address) = name.parse::<IpAddr>() else { return false };
         // Bound to every address means opened to the network; a bare address is still nothing that can be rebound.
-        address.is_loopback() || self.bound.is_unspecified() || address == self.bound.to_canonical()
+        self.bound.is_unspecified() || address.to_canonical() == self.bound.to_canonical()
     }
+}
+
+/// The name or address in a `Host`, without its port.
+fn name_of(host: &str) -> Option<String> {
+    let authority: Authority = host.parse().ok()?;
+    (!host.contains('@')).then(|| authority.host().trim_matches(['[', ']']).to_owned())
+}
+
+/// Whether a name or address in a `Host` means this device to itself.
+fn is_loopback(name: &str) -> bool {
+    name.eq_ignore_ascii_case("localhost")
+        || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
+}
+
+/// Whether an `Origin` is that of the page of the node that is addressed so.
+fn is_own_page(origin: &HeaderValue, host: &str) -> bool {
+    origin.as_bytes().eq_ignore_ascii_case(format!("http://{host}").as_bytes())
 }
 
 /// Whether a browser says that another site's page sent this, other than by a link that the user followed.
@@ -210,23 +236,12 @@ fn is_cross_site(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether a `Host` names this device to itself.
-fn is_loopback(host: &str) -> bool {
-    let Ok(authority) = host.parse::<Authority>() else { return false };
-    let name = authority.host().trim_matches(['[', ']']);
-    name.eq_ignore_ascii_case("localhost")
-        || name.parse::<IpAddr>().is_ok_and(|ip| ip.to_canonical().is_loopback())
-}
-
 /// Whether a program on this device, or this node's own page on it, addresses the node as such.
 fn is_here(headers: &HeaderMap, peer: Option<IpAddr>) -> bool {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
-    let is_own = |origin: &HeaderValue| {
-        origin.as_bytes().eq_ignore_ascii_case(format!("http://{host}").as_bytes())
-    };
     peer.is_some_and(|peer| peer.to_canonical().is_loopback())
-        && is_loopback(host)
-        && headers.get_all(header::ORIGIN).iter().all(is_own)
+        && name_of(host).is_some_and(|name| is_loopback(&name))
+        && headers.get_all(header::ORIGIN).iter().all(|origin| is_own_page(origin, host))
 }
 
 /// The token in a request's address.
@@ -356,6 +371,25 @@ mod tests {
     }
 
     #[test]
+    fn the_own_name_in_the_network_passes_once_there_is_a_token() {
+        let passes = |guard: &Guard, host: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert("host", HeaderValue::from_str(host).expect("a value"));
+            guard.check(&headers, None).is_ok()
+        };
+        for (host, expected) in [
+            ("kitchen.local:52415", true),
+            ("Kitchen.Local", true),
+            ("bedroom.local:52415", false),
+            ("kitchen.local.evil.example", false),
+            ("kitchen.example", false),
+        ] {
+            assert_eq!(passes(&opened(), host), expected, "{host}");
+        }
+        assert!(!passes(&Guard::new(&Access { token: None, ..access() }), "kitchen.local:52415"));
+    }
+
+    #[test]
     fn two_hosts_are_refused() {
         let address = SocketAddr::new(LOOPBACK.parse().expect("an address"), 52415);
         let guard = Guard::new(&Access::local(address));
@@ -403,11 +437,16 @@ mod tests {
     const TOKEN: &str = "abcdefghijklmnop";
 
     fn opened() -> Guard {
-        Guard::new(&Access {
+        Guard::new(&access())
+    }
+
+    fn access() -> Access {
+        Access {
             address: "0.0.0.0:52415".parse().expect("an address"),
             token: Some(TOKEN.to_owned()),
-            origins: vec!["https://chat.example".to_owned()],
-        })
+            names: vec!["kitchen.local".to_owned()],
+            origins: vec!["https://chat.example".parse().expect("an origin")],
+        }
     }
 
     fn request(path: &str, headers: &[(&str, &str)]) -> Request {
@@ -469,6 +508,8 @@ mod tests {
         assert!(!is_good(addressed("localhost", &[("origin", "https://chat.example")]), here));
         assert!(!is_good(addressed("localhost", &[]), Some(IpAddr::from([192, 168, 1, 9]))));
         assert!(!is_good(addressed("localhost", &[]), None));
+        // Any device nearby can say where this name leads, and so to here.
+        assert!(!is_good(addressed("kitchen.local:52415", &[]), here));
     }
 
     #[test]
@@ -509,6 +550,8 @@ mod tests {
             // The own page is never cross-site.
             let passes = opened().check(&headers, None).is_ok();
             assert_eq!(passes, expected && !is_own, "{origin}");
+            let without_token = Guard::new(&Access { token: None, ..access() });
+            assert!(without_token.check(&headers, None).is_err(), "{origin}");
         }
     }
 }

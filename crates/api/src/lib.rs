@@ -52,7 +52,7 @@ mod tests;
 mod traces;
 pub mod view;
 
-pub use guard::Access;
+pub use guard::{Access, Origin, OriginError};
 
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -82,9 +82,9 @@ const SHUTDOWN_GRACE: Duration = Duration::from_secs(2);
 
 /// Returns the routes of a node.
 ///
-/// Requests are refused unless they address the node as `localhost`, by a loopback address, or by the address that it listens
-/// on, unless a browser that sends them got its page from here or from an origin that was named, and, if there is a token,
-/// unless they know it or come from this device.
+/// Requests are refused unless they address the node as `localhost`, by a loopback address, by the address that it listens
+/// on or by its name, unless a browser that sends them got its page from here or from an origin that was named, and, if there
+/// is a token, unless they know it or come from this device.
 pub fn router(node: Node, access: &Access) -> Router {
     routes(node, access)
 }

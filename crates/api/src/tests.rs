@@ -5,6 +5,7 @@ mod completions;
 mod connections;
 mod library_routes;
 mod numbers;
+mod opened;
 mod refusals;
 mod script;
 mod streams;

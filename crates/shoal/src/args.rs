@@ -5,7 +5,8 @@ mod models;
 
 use std::{net::SocketAddr, path::PathBuf};
 
-use clap::{Parser, Subcommand};
+use clap::{ArgGroup, Parser, Subcommand};
+use shoal_api::Origin;
 
 pub(crate) use cluster::{
     DoctorArgs, ForgetArgs, InviteArgs, JoinArgs, NodesArgs, NodesCommand, PlaceArgs, PlanArgs,
@@ -83,6 +84,8 @@ pub(crate) enum Command {
 }
 
 #[derive(Debug, Clone, clap::Args)]
+// What lets others in makes a token.
+#[command(group(ArgGroup::new("opens").args(["lan", "allow_origin"]).multiple(true)))]
 pub(crate) struct ServeArgs {
     /// Where the API and the page listen; 127.0.0.1:52415 by default, with --lan 0.0.0.0:52415
     #[arg(long, value_name = "ADDR", env = env::LISTEN)]
@@ -96,12 +99,12 @@ pub(crate) struct ServeArgs {
     /// Open the API and the page to the local network; they then ask for a token, which is printed
     #[arg(long)]
     pub(crate) lan: bool,
-    /// Make a new token for the local network: addresses that were printed before are void
-    #[arg(long, requires = "lan")]
+    /// Make a new token: what was printed before is void
+    #[arg(long, requires = "opens")]
     pub(crate) new_token: bool,
-    /// Let pages of this origin, scheme and host, use the API from a browser; can be given again
+    /// Let pages of this origin use the API from a browser if they send the token, which is printed; like https://chat.example; can be given again
     #[arg(long, value_name = "ORIGIN")]
-    pub(crate) allow_origin: Vec<String>,
+    pub(crate) allow_origin: Vec<Origin>,
     /// Join a cluster with a ticket from `shoal invite`
     #[arg(long, value_name = "TICKET")]
     pub(crate) join: Option<String>,

@@ -1,4 +1,4 @@
-//! A node that is opened to the local network: its token, and the addresses to give to others.
+//! A node that is opened to others: its token, and the addresses and names to give to them.
 
 use std::{
     fs::{self, OpenOptions},
@@ -15,6 +15,23 @@ use crate::failure::Failure;
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 /// Characters of a token: 130 bits.
 const TOKEN_CHARS: usize = 26;
+
+/// The name that this device gives itself, unless that is what every device calls itself.
+pub(crate) fn host_name() -> Option<String> {
+    let name = rustix::system::uname().nodename().to_str().ok()?.to_owned();
+    (!["", "localhost", "(none)"].contains(&name.as_str())).then_some(name)
+}
+
+/// The name under which other devices find this one by multicast DNS: `kitchen.local`.
+pub(crate) fn network_name() -> Option<String> {
+    local_name(&host_name()?)
+}
+
+fn local_name(host: &str) -> Option<String> {
+    let label = host.split('.').next().unwrap_or_default();
+    let is_plain = label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
+    (is_plain && !label.is_empty()).then(|| format!("{label}.local"))
+}
 
 /// The node's token: the one that it has, or a new one, kept in a file of mode 0600.
 pub(crate) fn token(data_dir: &Path, is_new: bool) -> Result<String, Failure> {
@@ -102,6 +119,20 @@ mod tests {
         }
         fs::write(dir.path().join("api-token"), "short").expect("writable");
         assert!(token(dir.path(), false).is_err());
+    }
+
+    #[test]
+    fn a_host_has_one_name_in_the_network() {
+        for (host, expected) in [
+            ("kitchen", Some("kitchen.local")),
+            ("Old-Pixel.home.example", Some("Old-Pixel.local")),
+            ("", None),
+            (".example", None),
+            ("my phone", None),
+            ("a:80", None),
+        ] {
+            assert_eq!(local_name(host).as_deref(), expected, "{host}");
+        }
     }
 
     #[test]

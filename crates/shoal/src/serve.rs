@@ -48,14 +48,16 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     })
     .await?;
     // Only now is the data directory this node's own, and its token this node's to change.
-    let token = match args.lan.then(|| opened::token(&data_dir, args.new_token)).transpose() {
+    let is_opened = args.lan || !args.allow_origin.is_empty();
+    let token = match is_opened.then(|| opened::token(&data_dir, args.new_token)).transpose() {
         Ok(token) => token,
         Err(failure) => {
             node.shutdown().await;
             return Err(failure);
         }
     };
-    let access = Access { address, token: token.clone(), origins: args.allow_origin };
+    let names = if args.lan { opened::network_name().into_iter().collect() } else { Vec::new() };
+    let access = Access { address, token: token.clone(), names, origins: args.allow_origin };
     let placed = node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await;
     if let Err(error) = placed {
         node.shutdown().await;
@@ -63,7 +65,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     }
     // Before the node says that it is ready: whoever reads that may end it at once.
     let stop = stop::signal()?;
-    say_ready(address, &node, token.as_deref())?;
+    say_ready(&access, &node, args.lan)?;
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
     let signals = async move {
@@ -78,14 +80,18 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
 }
 
 /// Says where the node listens, and what other devices of the house have to open.
-fn say_ready(address: SocketAddr, node: &Node, token: Option<&str>) -> Result<(), Failure> {
+fn say_ready(access: &Access, node: &Node, is_lan: bool) -> Result<(), Failure> {
+    let address = access.address;
     let mut out = std::io::stdout().lock();
     match listener_of(address) {
         Some(local) => writeln!(out, "Shoal is ready: http://{local}")?,
         None => writeln!(out, "Shoal is ready: http://{address}")?,
     }
-    if let Some(token) = token {
-        let urls = opened::urls(address, &node.addrs(), token);
+    if let Some(token) = &access.token {
+        for origin in &access.origins {
+            writeln!(out, "Open to pages of {origin} with the token {token}")?;
+        }
+        let urls = if is_lan { opened::urls(address, &node.addrs(), token) } else { Vec::new() };
         for url in &urls {
             writeln!(out, "Open to the network: {url}")?;
         }
@@ -117,9 +123,5 @@ fn listener_of(address: SocketAddr) -> Option<SocketAddr> {
 
 /// The host's name, or a plain word.
 fn device_name() -> String {
-    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
-    match name.trim() {
-        "" | "localhost" => "device".to_owned(),
-        name => name.to_owned(),
-    }
+    opened::host_name().unwrap_or_else(|| "device".to_owned())
 }

@@ -74,6 +74,19 @@ fn a_wrong_flag() {
 }
 
 #[test]
+fn an_origin_that_no_browser_sends() {
+    for (origin, why) in [
+        ("https://chat.example/", "a slash at its end"),
+        ("https://chat.example/app", "a path"),
+        ("null", "sandboxes"),
+        ("chat.example", "no scheme"),
+    ] {
+        check(&output(&["serve", "--lan", "--allow-origin", origin]), 2, why);
+    }
+    check(&output(&["serve", "--new-token"]), 2, "--lan");
+}
+
+#[test]
 fn a_port_in_use() {
     let taken = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let address = taken.local_addr().expect("bound").to_string();

@@ -69,6 +69,46 @@ fn a_node_that_is_opened_asks_for_its_token() {
 }
 
 #[test]
+fn a_node_that_is_opened_knows_its_name_in_the_network() {
+    let node = NodeProcess::start("open", &["--lan"]);
+    let (_, port) = node.address().rsplit_once(':').expect("a port");
+    let token = std::fs::read_to_string(node.dir().join("api-token")).expect("it is kept");
+    let status = |host: &str| {
+        let request =
+            agent().get(format!("{}/state", node.url())).header("x-api-key", token.trim());
+        request
+            .header("host", format!("{host}:{port}"))
+            .call()
+            .expect("it answers")
+            .status()
+            .as_u16()
+    };
+    let host = rustix::system::uname().nodename().to_str().expect("UTF-8").to_owned();
+    let label = host.split('.').next().expect("one at least");
+    // What every device calls itself is nobody's name.
+    let expected = if ["", "localhost", "(none)"].contains(&label) { 403 } else { 200 };
+    assert_eq!(status(&format!("{label}.local")), expected);
+    assert_eq!(status("somebody-else.local"), 403);
+}
+
+#[test]
+fn pages_of_other_sites_need_the_token_without_lan_too() {
+    let site = "https://chat.example";
+    let node = NodeProcess::start("here", &["--allow-origin", site]);
+    let state = |token: Option<&str>| {
+        let mut request = agent().get(format!("{}/state", node.url())).header("origin", site);
+        if let Some(token) = token {
+            request = request.header("authorization", format!("Bearer {token}"));
+        }
+        request.call().expect("it answers").status().as_u16()
+    };
+    assert_eq!(state(None), 401);
+    let token = std::fs::read_to_string(node.dir().join("api-token")).expect("it is kept");
+    assert_eq!(state(Some(token.trim())), 200);
+    assert!(stdout(&["nodes", "--node", node.address()]).contains("here"), "commands need none");
+}
+
+#[test]
 fn the_numbers_and_traces_of_a_request_are_told() {
     let node = NodeProcess::start("one", &[]);
     node.chat("What is Shoal?", 0.0, 1);
