@@ -1,8 +1,8 @@
 //! A node that is opened to others: its token, and the addresses and names to give to them.
 
 use std::{
-    fs::{self, OpenOptions},
-    io::Write,
+    fs::{self, File, OpenOptions},
+    io::{ErrorKind, Read as _, Write as _},
     net::{IpAddr, SocketAddr},
     path::Path,
 };
@@ -36,22 +36,50 @@ fn local_name(host: &str) -> Option<String> {
 /// The node's token: the one that it has, or a new one, kept in a file of mode 0600.
 pub(crate) fn token(data_dir: &Path, is_new: bool) -> Result<String, Failure> {
     let path = data_dir.join("api-token");
-    if !is_new && let Ok(text) = fs::read_to_string(&path) {
-        let token = text.trim();
-        let is_token = token.len() == TOKEN_CHARS && token.bytes().all(|c| ALPHABET.contains(&c));
-        if is_token {
-            return Ok(token.to_owned());
-        }
-        let error = anyhow::anyhow!(
-            "{}: expected a token of {TOKEN_CHARS} characters, got {} others",
-            path.display(),
-            token.len()
-        );
-        return Err(Failure::from(error).hint("--new-token makes a new one"));
+    if !is_new && let Some(token) = read(&path)? {
+        return Ok(token);
     }
     let token = random()?;
     write(&path, &token).with_context(|| format!("{}: cannot be written", path.display()))?;
     Ok(token)
+}
+
+/// The token in a file; `None` if there is no file.
+fn read(path: &Path) -> Result<Option<String>, Failure> {
+    let mut file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(unreadable(path, error)),
+    };
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = file.metadata().map_err(|error| unreadable(path, error))?.permissions().mode();
+        if mode & 0o077 != 0 {
+            let path = path.display();
+            let error = anyhow::anyhow!("{path}: expected mode 600, got {:o}", mode & 0o777);
+            return Err(Failure::from(error).hint(format!(
+                "others on this device may know the token: --new-token makes another one; if nobody does, chmod 600 {path}"
+            )));
+        }
+    }
+    let mut text = String::new();
+    file.read_to_string(&mut text).map_err(|error| unreadable(path, error))?;
+    let token = text.trim();
+    if token.len() == TOKEN_CHARS && token.bytes().all(|c| ALPHABET.contains(&c)) {
+        return Ok(Some(token.to_owned()));
+    }
+    let error = anyhow::anyhow!(
+        "{}: expected a token of {TOKEN_CHARS} characters, got {} others",
+        path.display(),
+        token.len()
+    );
+    Err(Failure::from(error).hint("--new-token makes a new one"))
+}
+
+fn unreadable(path: &Path, error: std::io::Error) -> Failure {
+    let error = anyhow::Error::from(error).context(format!("{}: cannot be read", path.display()));
+    Failure::from(error).hint("--new-token makes a new one")
 }
 
 fn random() -> Result<String, Failure> {
@@ -119,6 +147,49 @@ mod tests {
         }
         fs::write(dir.path().join("api-token"), "short").expect("writable");
         assert!(token(dir.path(), false).is_err());
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_replaced() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        token(dir.path(), false).expect("written");
+        // Not text: the disk has lost it, or it is something else.
+        fs::write(dir.path().join("api-token"), [0xff; 27]).expect("writable");
+        assert!(token(dir.path(), false).is_err());
+        assert_eq!(fs::read(dir.path().join("api-token")).expect("it is there"), [0xff; 27]);
+        #[cfg(unix)]
+        {
+            let dir = tempfile::tempdir().expect("a temporary directory");
+            let path = dir.path().join("api-token");
+            std::os::unix::fs::symlink(&path, &path).expect("writable");
+            assert!(token(dir.path(), false).is_err(), "it leads to itself");
+            assert!(fs::symlink_metadata(&path).expect("it is there").is_symlink());
+        }
+        assert!(token(dir.path(), true).is_ok());
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_token_that_others_can_read_is_not_used() {
+        use std::os::unix::fs::PermissionsExt as _;
+
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let first = token(dir.path(), false).expect("written");
+        let set = |mode| {
+            let permissions = fs::Permissions::from_mode(mode);
+            fs::set_permissions(dir.path().join("api-token"), permissions).expect("it is ours");
+        };
+        for mode in [0o644, 0o640, 0o602] {
+            set(mode);
+            let failure = token(dir.path(), false).expect_err("others know it");
+            let text = format!("{failure:?}");
+            assert!(text.contains(&format!("{mode:o}")) && text.contains("chmod 600"), "{text}");
+        }
+        set(0o600);
+        assert_eq!(token(dir.path(), false).expect("read"), first);
+        set(0o644);
+        assert_ne!(token(dir.path(), true).expect("written"), first);
+        assert!(token(dir.path(), false).is_ok(), "a new one is nobody else's");
     }
 
     #[test]
