@@ -35,8 +35,8 @@ Exit codes:
   1  failed, for a reason that the message gives
   2  the command line is wrong
   3  the model cannot be used: unknown, missing, damaged, or of a kind that is not supported
-  4  an address cannot be bound, or the running node cannot be reached
-  5  the cluster refused: wrong ticket or secret, or too few nodes
+  4  an address cannot be bound, or a node cannot be reached
+  5  the cluster or its node refused: wrong ticket, secret or token, or too few nodes
   6  the prompt does not fit the context
   7  the model hub or the network failed; run it again to go on
   8  the disk is full
@@ -210,11 +210,21 @@ pub(crate) struct BenchArgs {
     pub(crate) storage: StorageArgs,
 }
 
+/// The running node that a command talks to.
 #[derive(Debug, Clone, clap::Args)]
-pub(crate) struct ClientArgs {
+pub(crate) struct NodeArgs {
     /// Address of the running node
     #[arg(long, value_name = "ADDR", env = env::LISTEN, default_value = "127.0.0.1:52415")]
     pub(crate) node: SocketAddr,
+    /// The token of a node that is opened to the network; others on this device can see it here, so SHOAL_TOKEN="$(cat FILE)" is safer
+    #[arg(long, value_name = "TOKEN", env = env::TOKEN, hide_env_values = true)]
+    pub(crate) token: Option<String>,
+}
+
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct ClientArgs {
+    #[command(flatten)]
+    pub(crate) at: NodeArgs,
     /// Print the node's own JSON
     #[arg(long)]
     pub(crate) json: bool,

@@ -1,14 +1,13 @@
 //! Talking to a running node, and what it says of nodes and instances: `nodes`, `place`, `unplace`.
 
-use std::{net::SocketAddr, time::Duration};
+use std::time::Duration;
 
 use anyhow::{Context, anyhow};
 use serde_json::{Value, json};
 use shoal_api::view::{InstanceView, NodeView, StateView};
 
 use crate::{
-    args::{ClientArgs, PlaceArgs, SpreadArgs, UnplaceArgs},
-    env,
+    args::{ClientArgs, NodeArgs, PlaceArgs, SpreadArgs, UnplaceArgs},
     failure::Failure,
     output, pull,
     table::{self, Column},
@@ -34,7 +33,7 @@ const NODE_COLUMNS: [Column; 10] = [
 ];
 
 pub(crate) fn nodes(args: &ClientArgs) -> Result<(), Failure> {
-    let body = ask(args.node, "GET", "/state", None)?;
+    let body = ask(&args.at, "GET", "/state", None)?;
     if args.json {
         return output::print(&format!("{body}\n"));
     }
@@ -97,10 +96,11 @@ pub(crate) fn spread(args: &SpreadArgs) -> Value {
 pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
     let mut request = spread(&args.spread);
     request["replicas"] = json!(args.replicas);
-    let node = args.client.node;
+    let node = &args.client.at;
+    let asked = node.clone();
     // The nodes may have to fetch the model first, which takes as long as it takes.
     let placing = tokio::task::spawn_blocking(move || {
-        ask_within(None, node, "POST", "/place_instance", Some(&request))
+        ask_within(None, &asked, "POST", "/place_instance", Some(&request))
     });
     let placed = tokio::select! {
         placed = placing => placed,
@@ -111,12 +111,12 @@ pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
         return output::print(&format!("{body}\n"));
     }
     let instance: InstanceView = parse(body)?;
-    output::print(&describe(&instance, &state(args.client.node)?.nodes))
+    output::print(&describe(&instance, &state(node)?.nodes))
 }
 
 pub(crate) fn unplace(args: &UnplaceArgs) -> Result<(), Failure> {
     let path = format!("/instance/{}", escape(&pull::absolute(&args.target)));
-    let body = ask(args.client.node, "DELETE", &path, None)?;
+    let body = ask(&args.client.at, "DELETE", &path, None)?;
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }
@@ -170,20 +170,32 @@ pub(crate) fn parse<T: serde::de::DeserializeOwned>(body: Value) -> Result<T, Fa
 }
 
 /// What a node says of itself and of its cluster.
-pub(crate) fn state(node: SocketAddr) -> Result<StateView, Failure> {
+pub(crate) fn state(node: &NodeArgs) -> Result<StateView, Failure> {
     parse(ask(node, "GET", "/state", None)?)
 }
 
 /// What a node at that address says of itself; `None` if there is none.
-pub(crate) fn state_if_running(node: SocketAddr) -> Option<StateView> {
-    let mut response =
-        with_token(agent(Some(PROBE_TIMEOUT)).get(format!("http://{node}/state"))).call().ok()?;
-    response.body_mut().read_json().ok()
+///
+/// # Errors
+/// If there is one that does not let the command in, or that is not understood: it is not to be passed over.
+pub(crate) fn state_if_running(node: &NodeArgs) -> Result<Option<StateView>, Failure> {
+    let agent = agent(Some(PROBE_TIMEOUT));
+    let asked = with_token(agent.get(format!("http://{}/state", node.node)), node).call();
+    let Ok(mut response) = asked else { return Ok(None) };
+    // Some other program may listen there.
+    let Ok(body) = response.body_mut().read_json::<Value>() else { return Ok(None) };
+    if matches!(
+        body["error"]["code"].as_str(),
+        Some("token_missing" | "token_wrong" | "too_many_guesses")
+    ) {
+        return Err(refusal(&body));
+    }
+    if body["nodes"].is_array() { parse(body).map(Some) } else { Ok(None) }
 }
 
 /// Sends a request to the node and returns the JSON that it answers with.
 pub(crate) fn ask(
-    node: SocketAddr,
+    node: &NodeArgs,
     method: &str,
     path: &str,
     body: Option<&Value>,
@@ -193,17 +205,17 @@ pub(crate) fn ask(
 
 fn ask_within(
     timeout: Option<Duration>,
-    node: SocketAddr,
+    node: &NodeArgs,
     method: &str,
     path: &str,
     body: Option<&Value>,
 ) -> Result<Value, Failure> {
     let agent = agent(timeout);
-    let url = format!("http://{node}{path}");
+    let url = format!("http://{}{path}", node.node);
     let sent = match (method, body) {
-        ("DELETE", _) => with_token(agent.delete(&url)).call(),
-        ("POST", body) => with_token(agent.post(&url)).send_json(body.unwrap_or(&json!({}))),
-        _ => with_token(agent.get(&url)).call(),
+        ("DELETE", _) => with_token(agent.delete(&url), node).call(),
+        ("POST", body) => with_token(agent.post(&url), node).send_json(body.unwrap_or(&json!({}))),
+        _ => with_token(agent.get(&url), node).call(),
     };
     let mut response = sent.map_err(|error| {
         let error = anyhow::Error::from(error).context(format!("{method} {url}"));
@@ -215,32 +227,51 @@ fn ask_within(
         .body_mut()
         .read_json()
         .with_context(|| format!("{method} {url}: status {status} and no JSON"))?;
-    if status.is_success() {
-        return Ok(value);
-    }
-    let message = value["error"]["message"].as_str().unwrap_or("no reason given").to_owned();
-    let code = match value["error"]["code"].as_str() {
-        Some(
-            "model_not_found" | "model_unusable" | "model_damaged" | "model_gated" | "model_in_use"
-            | "model_foreign",
-        ) => Failure::MODEL,
-        Some("cluster_refused" | "bad_ticket" | "cluster_unreachable" | "node_not_found") => {
-            Failure::CLUSTER
+    if status.is_success() { Ok(value) } else { Err(refusal(&value)) }
+}
+
+/// What a node's error means for the command.
+fn refusal(body: &Value) -> Failure {
+    let error = &body["error"];
+    let message = error["message"].as_str().unwrap_or("no reason given").to_owned();
+    let said = error["code"].as_str();
+    let failure = Failure::new(anyhow!(message), exit_code(said)).said(said);
+    match said {
+        Some("token_missing" | "token_wrong") => {
+            failure.hint("set SHOAL_TOKEN to the token that the node printed when it was opened")
         }
-        Some("token_wrong") => Failure::ADDRESS,
+        _ => failure,
+    }
+}
+
+/// The exit code for a node's error: that of the same failure in this process.
+fn exit_code(said: Option<&str>) -> u8 {
+    match said {
+        Some(
+            "model_not_found"
+            | "model_unusable"
+            | "model_damaged"
+            | "model_gated"
+            | "model_foreign"
+            | "model_other_version"
+            | "instance_not_found",
+        ) => Failure::MODEL,
+        Some("cluster_unreachable") => Failure::ADDRESS,
+        Some(
+            "cluster_refused" | "bad_ticket" | "node_not_found" | "token_missing" | "token_wrong"
+            | "too_many_guesses",
+        ) => Failure::CLUSTER,
         Some("hub_failed") => Failure::HUB,
         Some("disk_full") => Failure::DISK,
         _ => 1,
-    };
-    let is_unknown = value["error"]["code"] == "model_not_found";
-    Err(Failure::new(anyhow!(message), code).unknown_model(is_unknown))
+    }
 }
 
 /// Adds what a node asks for that was opened to the local network.
-fn with_token<B>(request: ureq::RequestBuilder<B>) -> ureq::RequestBuilder<B> {
-    match env::text(env::TOKEN) {
-        Some(token) => request.header("authorization", format!("Bearer {}", token.trim())),
-        None => request,
+fn with_token<B>(request: ureq::RequestBuilder<B>, node: &NodeArgs) -> ureq::RequestBuilder<B> {
+    match node.token.as_deref().map(str::trim) {
+        None | Some("") => request,
+        Some(token) => request.header("authorization", format!("Bearer {token}")),
     }
 }
 
@@ -260,4 +291,41 @@ pub(crate) fn escape(text: &str) -> String {
         if plain(byte) { char::from(byte).to_string() } else { format!("%{byte:02X}") }
     };
     text.bytes().map(escaped).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_node_answers_has_the_code_that_the_help_promises() {
+        for (said, code) in [
+            ("model_not_found", 3),
+            ("model_other_version", 3),
+            ("instance_not_found", 3),
+            ("cluster_unreachable", 4),
+            ("cluster_refused", 5),
+            ("bad_ticket", 5),
+            ("node_not_found", 5),
+            ("token_missing", 5),
+            ("token_wrong", 5),
+            ("too_many_guesses", 5),
+            ("hub_failed", 7),
+            ("disk_full", 8),
+            ("model_in_use", 1),
+            ("internal_error", 1),
+        ] {
+            assert_eq!(exit_code(Some(said)), code, "{said}");
+        }
+        assert_eq!(exit_code(None), 1);
+    }
+
+    #[test]
+    fn only_a_node_that_is_silent_is_no_node() {
+        let unreachable = json!({"error": {"message": "m", "code": "cluster_unreachable"}});
+        assert!(!refusal(&unreachable).is_no_node());
+        assert!(Failure::new(anyhow!("refused"), Failure::ADDRESS).is_no_node());
+        let unknown = json!({"error": {"message": "m", "code": "model_not_found"}});
+        assert!(refusal(&unknown).is_unknown_model());
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) const LOG: &str = "SHOAL_LOG";
 pub(crate) const MODELS: &str = "SHOAL_MODELS";
 /// A relay of the user's own.
 pub(crate) const RELAY: &str = "SHOAL_RELAY";
-/// The token of a node that was opened to the local network.
+/// The token of a node that was opened to the local network: what others on this device cannot read, unlike a command line.
 pub(crate) const TOKEN: &str = "SHOAL_TOKEN";
 /// Bytes per second that downloads take together.
 pub(crate) const LIMIT: &str = "SHOAL_LIMIT";

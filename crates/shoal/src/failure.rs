@@ -13,8 +13,8 @@ pub(crate) struct Failure {
     error: anyhow::Error,
     code: u8,
     hint: Option<Cow<'static, str>>,
-    /// Whether a running node does not know the model.
-    is_unknown_model: bool,
+    /// The code of the error that a running node answered with.
+    said: Option<String>,
 }
 
 impl Failure {
@@ -22,7 +22,7 @@ impl Failure {
     pub(crate) const MODEL: u8 = 3;
     /// An address cannot be bound or reached.
     pub(crate) const ADDRESS: u8 = 4;
-    /// The cluster refused.
+    /// The cluster or its node refused.
     pub(crate) const CLUSTER: u8 = 5;
     /// The prompt does not fit.
     pub(crate) const CONTEXT: u8 = 6;
@@ -35,7 +35,7 @@ impl Failure {
 
     /// Returns a failure with a code of its own.
     pub(crate) fn new(error: impl Into<anyhow::Error>, code: u8) -> Self {
-        Self { error: error.into(), code, hint: None, is_unknown_model: false }
+        Self { error: error.into(), code, hint: None, said: None }
     }
 
     /// Adds what the user can do.
@@ -44,18 +44,24 @@ impl Failure {
     }
 
     /// The exit code.
+    #[cfg(test)]
     pub(crate) fn code(&self) -> u8 {
         self.code
     }
 
-    /// Marks the failure as one about a model that is not there.
-    pub(crate) fn unknown_model(self, is_unknown_model: bool) -> Self {
-        Self { is_unknown_model, ..self }
+    /// Adds the code of the error that a running node answered with.
+    pub(crate) fn said(self, said: Option<&str>) -> Self {
+        Self { said: said.map(str::to_owned), ..self }
     }
 
-    /// Whether it is about a model that is not there.
+    /// Whether no node answered at all.
+    pub(crate) fn is_no_node(&self) -> bool {
+        self.code == Self::ADDRESS && self.said.is_none()
+    }
+
+    /// Whether a running node has no such model.
     pub(crate) fn is_unknown_model(&self) -> bool {
-        self.is_unknown_model
+        self.said.as_deref() == Some("model_not_found")
     }
 
     /// Prints the error, its causes and the hint, and returns the exit code.
@@ -102,7 +108,7 @@ impl From<NodeError> for Failure {
             NodeError::Name(error) => of_name(error),
             _ => (1, None),
         };
-        Self { error: error.into(), code, hint: hint.map(Cow::Borrowed), is_unknown_model: false }
+        Self { error: error.into(), code, hint: hint.map(Cow::Borrowed), said: None }
     }
 }
 

@@ -17,7 +17,7 @@ pub(crate) fn invite(args: &InviteArgs) -> Result<(), Failure> {
     let expires_s = period::seconds(&args.expires)
         .map_err(|message| Failure::new(anyhow!("--expires: {message}"), USAGE))?;
     let request = json!({"expires_s": expires_s, "single_use": args.single_use});
-    let body = ask(args.client.node, "POST", "/invite", Some(&request))?;
+    let body = ask(&args.client.at, "POST", "/invite", Some(&request))?;
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }
@@ -30,24 +30,24 @@ pub(crate) fn invite(args: &InviteArgs) -> Result<(), Failure> {
 
 pub(crate) fn join(args: &JoinArgs) -> Result<(), Failure> {
     let request = json!({"ticket": args.ticket});
-    let body = ask(args.client.node, "POST", "/join", Some(&request));
-    let body = body.map_err(|failure| match failure.code() {
-        Failure::ADDRESS => {
+    let body = ask(&args.client.at, "POST", "/join", Some(&request));
+    let body = body.map_err(|failure| match failure.is_no_node() {
+        true => {
             failure.hint("no node runs here: `shoal serve --join TICKET` starts one that joins")
         }
-        _ => failure,
+        false => failure,
     })?;
     say(&args.client, &body, "joined: `shoal nodes` shows who is there")
 }
 
 pub(crate) fn leave(args: &ClientArgs) -> Result<(), Failure> {
-    let body = ask(args.node, "POST", "/leave", None)?;
+    let body = ask(&args.at, "POST", "/leave", None)?;
     say(args, &body, "left the cluster: this device is alone now")
 }
 
 pub(crate) fn forget(args: &ForgetArgs) -> Result<(), Failure> {
     let path = format!("/nodes/{}", escape(&args.target));
-    let body = ask(args.client.node, "DELETE", &path, None)?;
+    let body = ask(&args.client.at, "DELETE", &path, None)?;
     let text = format!(
         "{} is removed for good, and all tickets that were given out are void",
         args.target
@@ -56,7 +56,7 @@ pub(crate) fn forget(args: &ForgetArgs) -> Result<(), Failure> {
 }
 
 pub(crate) fn doctor(args: &DoctorArgs) -> Result<(), Failure> {
-    let body = ask(args.client.node, "GET", &format!("/doctor/{}", args.what), None)?;
+    let body = ask(&args.client.at, "GET", &format!("/doctor/{}", args.what), None)?;
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }

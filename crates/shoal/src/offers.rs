@@ -48,9 +48,9 @@ pub(crate) async fn get(args: &ShelfArgs, every_quant: bool) -> Result<Vec<Offer
         models: Vec<OfferView>,
     }
 
-    if client::state_if_running(args.node).is_some() {
+    if client::state_if_running(&args.at)?.is_some() {
         let path = if every_quant { "/models?quants=all" } else { "/models" };
-        let offers: Offers = client::parse(client::ask(args.node, "GET", path, None)?)?;
+        let offers: Offers = client::parse(client::ask(&args.at, "GET", path, None)?)?;
         return Ok(offers.models);
     }
     let node = library::open(&args.storage).await?;

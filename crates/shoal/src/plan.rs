@@ -28,7 +28,7 @@ const HELP: [Column; 4] = [
 
 pub(crate) fn plan(args: &PlanArgs) -> Result<(), Failure> {
     let request = client::spread(&args.spread);
-    let body = client::ask(args.client.node, "POST", "/plan", Some(&request))?;
+    let body = client::ask(&args.client.at, "POST", "/plan", Some(&request))?;
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }

@@ -3,7 +3,6 @@
 //! A node's download goes on whoever watches it; one of this process ends with it, and the next one goes on from there.
 
 use std::{
-    net::SocketAddr,
     path::{Path, PathBuf},
     time::Duration,
 };
@@ -15,7 +14,7 @@ use shoal_node::Node;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use crate::{
-    args::{PullArgs, ShelfArgs},
+    args::{NodeArgs, PullArgs, ShelfArgs},
     client,
     failure::Failure,
     library, output,
@@ -31,7 +30,7 @@ const SETTLE: Duration = Duration::from_secs(2);
 
 pub(crate) async fn pull(args: PullArgs) -> Result<(), Failure> {
     let model = absolute(&args.model);
-    if is_for_node(&args.shelf) {
+    if is_for_node(&args.shelf)? {
         let (name, dir) = through_node(&args, &model).await?;
         return output::print(&line(&name, Path::new(&dir)));
     }
@@ -51,13 +50,13 @@ pub(crate) fn absolute(model: &str) -> String {
 }
 
 /// Whether the running node should do it: one answers, and the user has not named a directory that is not its.
-pub(crate) fn is_for_node(args: &ShelfArgs) -> bool {
-    let Some(state) = client::state_if_running(args.node) else { return false };
-    let Some(disk) = state.disk else { return false };
-    match &args.storage.library.models_dir {
+pub(crate) fn is_for_node(args: &ShelfArgs) -> Result<bool, Failure> {
+    let Some(state) = client::state_if_running(&args.at)? else { return Ok(false) };
+    let Some(disk) = state.disk else { return Ok(false) };
+    Ok(match &args.storage.library.models_dir {
         None => true,
         Some(dir) => dir.canonicalize().is_ok_and(|dir| dir == Path::new(&disk.dir)),
-    }
+    })
 }
 
 /// Brings all of a model to this device while showing how it goes. Returns its name.
@@ -106,7 +105,7 @@ async fn fetch_and_find(
 }
 
 async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), Failure> {
-    let node = args.shelf.node;
+    let node = &args.shelf.at;
     let mut progress = Progress::new();
     progress.wait("asking the node");
     let stop = stop::signal()?;
@@ -160,7 +159,7 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
 }
 
 /// Shows what a node downloads, until it is dropped.
-pub(crate) async fn watch(node: SocketAddr) {
+pub(crate) async fn watch(node: &NodeArgs) {
     let mut progress = Progress::new();
     let mut ticks = interval(POLL);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -175,7 +174,7 @@ pub(crate) async fn watch(node: SocketAddr) {
     }
 }
 
-fn downloads(node: SocketAddr) -> Result<Vec<DownloadView>, Failure> {
+fn downloads(node: &NodeArgs) -> Result<Vec<DownloadView>, Failure> {
     client::parse(client::ask(node, "GET", "/downloads", None)?["downloads"].take())
 }
 
@@ -202,7 +201,7 @@ fn ended(download: &DownloadView, disk: Option<(u64, u64)>) -> Failure {
 
 /// What a model lacks on a node, and what the node's disk may still take.
 fn disk_of(args: &PullArgs, name: &str) -> Option<(u64, u64)> {
-    let free = client::state(args.shelf.node).ok()?.disk?.free_bytes;
+    let free = client::state(&args.shelf.at).ok()?.disk?.free_bytes;
     let stored = find_stored(args, name).ok()??;
     let held = match stored.state {
         StoredState::Partial { n_bytes_held } => n_bytes_held,
@@ -212,11 +211,11 @@ fn disk_of(args: &PullArgs, name: &str) -> Option<(u64, u64)> {
 }
 
 fn find_download(args: &PullArgs, name: &str) -> Result<Option<DownloadView>, Failure> {
-    Ok(downloads(args.shelf.node)?.into_iter().find(|download| download.model == name))
+    Ok(downloads(&args.shelf.at)?.into_iter().find(|download| download.model == name))
 }
 
 fn find_stored(args: &PullArgs, name: &str) -> Result<Option<StoredView>, Failure> {
-    let mut list = client::ask(args.shelf.node, "GET", "/models?status=downloaded", None)?;
+    let mut list = client::ask(&args.shelf.at, "GET", "/models?status=downloaded", None)?;
     let list: Vec<StoredView> = client::parse(list["models"].take())?;
     Ok(list.into_iter().find(|stored| stored.name == name))
 }

@@ -30,11 +30,11 @@ pub(crate) async fn remove(args: &RemoveArgs) -> Result<(), Failure> {
 
 /// Lets the node remove it, which may be running it. `None` if there is no node, or it has no such model.
 fn through_node(args: &RemoveArgs, name: &str) -> Result<Option<Removed>, Failure> {
-    if !is_for_node(&args.shelf) {
+    if !is_for_node(&args.shelf)? {
         return Ok(None);
     }
     let path = format!("/models/{}", client::escape(name));
-    match client::ask(args.shelf.node, "DELETE", &path, None) {
+    match client::ask(&args.shelf.at, "DELETE", &path, None) {
         Ok(body) => {
             let left = body["left"].as_array().into_iter().flatten();
             Ok(Some(Removed {

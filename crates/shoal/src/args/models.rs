@@ -1,9 +1,10 @@
 //! The commands that are about models: which there are, and which are on this device.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::path::PathBuf;
 
 use clap::Subcommand;
 
+use super::NodeArgs;
 use crate::{env, rate::Rate};
 
 /// Where models are kept and come from.
@@ -33,9 +34,8 @@ pub(crate) struct StorageArgs {
 /// The same for commands that a running node can carry out.
 #[derive(Debug, Clone, clap::Args)]
 pub(crate) struct ShelfArgs {
-    /// Address of the running node, which is asked first
-    #[arg(long, value_name = "ADDR", env = env::LISTEN, default_value = "127.0.0.1:52415")]
-    pub(crate) node: SocketAddr,
+    #[command(flatten)]
+    pub(crate) at: NodeArgs,
     #[command(flatten)]
     pub(crate) storage: StorageArgs,
 }

@@ -1,10 +1,20 @@
 //! Bad input: a clear message and the documented exit code.
 
-use std::{fs, net::TcpListener, path::PathBuf, process::Output};
+use std::{
+    fs,
+    io::{Read, Write},
+    net::TcpListener,
+    path::PathBuf,
+    process::Output,
+    sync::mpsc,
+};
 
 use tempfile::TempDir;
 
-use crate::process::{NodeProcess, output};
+use crate::{
+    process::{NodeProcess, output},
+    start::{PATIENCE, shoal},
+};
 
 #[track_caller]
 fn check(output: &Output, code: i32, expected: &str) {
@@ -159,6 +169,75 @@ fn a_damaged_ticket() {
 fn no_node_to_talk_to() {
     let free = TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("bound");
     check(&output(&["nodes", "--node", &free.to_string()]), 4, "is the node running?");
+}
+
+/// Something that answers every request with this status and this error, and tells what it was sent.
+fn refusing(status: u16, code: &str) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let address = listener.local_addr().expect("bound").to_string();
+    let body = format!("{{\"error\": {{\"message\": \"no\", \"code\": \"{code}\"}}}}");
+    let answer = format!(
+        "HTTP/1.1 {status} No\r\ncontent-type: application/json\r\nconnection: close\r\n\
+         content-length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    let (sender, asked) = mpsc::channel();
+    std::thread::spawn(move || {
+        for mut connection in listener.incoming().map_while(Result::ok) {
+            let mut request = Vec::new();
+            let mut buffer = [0; 4096];
+            while !request.windows(4).any(|end| end == b"\r\n\r\n") {
+                match connection.read(&mut buffer) {
+                    Ok(n) if n > 0 => request.extend_from_slice(&buffer[..n]),
+                    _ => break,
+                }
+            }
+            let _ = connection.write_all(answer.as_bytes());
+            let sent = sender.send(String::from_utf8_lossy(&request).to_ascii_lowercase());
+            if sent.is_err() {
+                break;
+            }
+        }
+    });
+    (address, asked)
+}
+
+#[test]
+fn a_node_that_wants_its_token() {
+    for code in ["token_missing", "token_wrong"] {
+        let (node, _asked) = refusing(401, code);
+        // Not for a device without a node: the node may hold what they would change.
+        for args in [&["nodes"][..], &["models"], &["pull", "demo"], &["rm", "demo"]] {
+            check(&output(&[args, &["--node", &node]].concat()), 5, "SHOAL_TOKEN");
+        }
+    }
+    let (node, _asked) = refusing(502, "cluster_unreachable");
+    let unreachable = output(&["join", "shoal2x", "--node", &node]);
+    check(&unreachable, 4, "no");
+    assert!(!String::from_utf8_lossy(&unreachable.stderr).contains("no node runs here"));
+}
+
+#[test]
+fn the_token_is_sent_as_the_flag_or_the_variable_says() {
+    let (node, asked) = refusing(401, "token_wrong");
+    let sent = |args: &[&str], variable: Option<&str>| {
+        let mut command = shoal(&[args, &["--node", &node]].concat());
+        command.envs(variable.map(|token| ("SHOAL_TOKEN", token)));
+        command.output().expect("the program starts");
+        let request = asked.recv_timeout(PATIENCE).expect("it asks");
+        let header = request.lines().find_map(|line| line.strip_prefix("authorization: "));
+        header.map(str::to_owned)
+    };
+    assert_eq!(sent(&["nodes"], None), None);
+    assert_eq!(sent(&["nodes"], Some("")), None);
+    assert_eq!(sent(&["nodes"], Some("abc\n")).as_deref(), Some("bearer abc"));
+    assert_eq!(sent(&["nodes", "--token", "def"], Some("abc")).as_deref(), Some("bearer def"));
+    assert_eq!(sent(&["models", "--token", "def"], None).as_deref(), Some("bearer def"));
+    assert_eq!(sent(&["plan", "demo", "--token", "def"], None).as_deref(), Some("bearer def"));
+    assert_eq!(sent(&["nodes", "forget", "x", "--token", "d"], None).as_deref(), Some("bearer d"));
+    let help =
+        shoal(&["nodes", "--help"]).env("SHOAL_TOKEN", "secret").output().expect("it starts");
+    assert!(!String::from_utf8_lossy(&help.stdout).contains("secret"));
 }
 
 #[cfg(unix)]

@@ -40,7 +40,7 @@ fn a_plan_is_shown_and_what_was_placed_is_dropped() {
     let dropped = stdout(&["unplace", "demo", "--node", address]);
     assert!(dropped.starts_with("demo: ") && dropped.contains("dropped"), "{dropped}");
     let nothing = output(&["unplace", "demo", "--node", address]);
-    assert!(!nothing.status.success());
+    assert_eq!(nothing.status.code(), Some(3), "{}", String::from_utf8_lossy(&nothing.stderr));
     let wrong = output(&["place", "demo", "--pin", "node-0", "--node", address]);
     assert_eq!(wrong.status.code(), Some(2));
 }
