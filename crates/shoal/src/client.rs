@@ -9,7 +9,10 @@ use shoal_api::view::{InstanceView, NodeView, StateView};
 use crate::{
     args::{ClientArgs, NodeArgs, PlaceArgs, SpreadArgs, UnplaceArgs},
     failure::Failure,
-    output, pull,
+    output,
+    phases::{self, Phases},
+    progress::Progress,
+    pull,
     table::{self, Column},
     terminal,
 };
@@ -97,6 +100,7 @@ pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
     let mut request = spread(&args.spread);
     request["replicas"] = json!(args.replicas);
     let node = &args.client.at;
+    let mut phases = Phases::new(&pull::blocking(|| state(node))?.instances);
     let asked = node.clone();
     // The nodes may have to fetch the model first, which takes as long as it takes.
     let placing = tokio::task::spawn_blocking(move || {
@@ -104,13 +108,16 @@ pub(crate) async fn place(args: &PlaceArgs) -> Result<(), Failure> {
     });
     let placed = tokio::select! {
         placed = placing => placed,
-        () = pull::watch(node) => unreachable!("it has no end"),
+        () = phases::watch(node, &mut phases) => unreachable!("it has no end"),
     };
     let body = placed.context("the request was lost")??;
+    // It may have been ready before anybody looked.
+    let instance: InstanceView = parse(body.clone())?;
+    let last = phases.news(std::slice::from_ref(&instance));
+    Progress::new().phases(&last, "");
     if args.client.json {
         return output::print(&format!("{body}\n"));
     }
-    let instance: InstanceView = parse(body)?;
     output::print(&describe(&instance, &state(node)?.nodes))
 }
 
@@ -135,13 +142,7 @@ fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
         .iter()
         .map(|stage| format!("{} {}..{}", name(&stage.node), stage.layers[0], stage.layers[1]))
         .collect();
-    let mut state = instance.state.clone();
-    if let Some([n_bytes, n_total]) = instance.progress.filter(|[_, n_total]| *n_total > 0) {
-        state.push_str(&format!(" {:.0} %", 100.0 * n_bytes as f64 / n_total as f64));
-    }
-    if let Some(why) = &instance.why {
-        state.push_str(&format!(" ({why})"));
-    }
+    let state = words_of_state(instance);
     let speed = match (instance.predicted_tokens_per_s, instance.measured_tokens_per_s) {
         (Some(predicted), Some(measured)) => format!(
             ", {measured:.1} tokens/s ({predicted:.1} predicted, {:+.0} %)",
@@ -158,6 +159,18 @@ fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
         instance.n_ctx,
         stages.join(" -> ")
     )
+}
+
+/// How an instance is, in words.
+pub(crate) fn words_of_state(instance: &InstanceView) -> String {
+    let mut state = instance.state.clone();
+    if let Some([n_bytes, n_total]) = instance.progress.filter(|[_, n_total]| *n_total > 0) {
+        state.push_str(&format!(" {:.0} %", 100.0 * n_bytes as f64 / n_total as f64));
+    }
+    if let Some(why) = &instance.why {
+        state.push_str(&format!(" ({why})"));
+    }
+    state
 }
 
 fn short(id: &str) -> &str {

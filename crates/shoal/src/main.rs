@@ -15,6 +15,7 @@ mod offers;
 mod opened;
 mod output;
 mod period;
+mod phases;
 mod plan;
 mod progress;
 mod pull;

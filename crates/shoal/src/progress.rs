@@ -93,6 +93,20 @@ impl Progress {
         }
     }
 
+    /// Shows what phase something is in.
+    ///
+    /// - `news`: what has changed, a line each, where no bar can be drawn
+    /// - `now`: all of it, for a terminal
+    pub(crate) fn phases(&self, news: &[String], now: &str) {
+        match &self.bar {
+            Some(bar) => {
+                bar.set_message(now.to_owned());
+                bar.tick();
+            }
+            None => news.iter().for_each(|line| write_err(line)),
+        }
+    }
+
     /// Prints a line that stays.
     pub(crate) fn say(&self, text: &str) {
         match &self.bar {

@@ -22,8 +22,8 @@ use crate::{
     stop,
 };
 
-/// Between two looks at a download.
-const POLL: Duration = Duration::from_millis(250);
+/// Between two looks at a download or a placement.
+pub(crate) const POLL: Duration = Duration::from_millis(250);
 /// How long a node may say of a download that was just started what was true before: that it failed, was complete, or is not
 /// there.
 const SETTLE: Duration = Duration::from_secs(2);
@@ -158,22 +158,6 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
     }
 }
 
-/// Shows what a node downloads, until it is dropped.
-pub(crate) async fn watch(node: &NodeArgs) {
-    let mut progress = Progress::new();
-    let mut ticks = interval(POLL);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    loop {
-        ticks.tick().await;
-        // Whoever asks for the model will hear what is wrong.
-        let Ok(downloads) = blocking(|| downloads(node)) else { continue };
-        let running = |it: &&DownloadView| it.state == "running" && it.n_total > 0;
-        if let Some(download) = downloads.iter().find(running) {
-            progress.show(&Step::from(download));
-        }
-    }
-}
-
 fn downloads(node: &NodeArgs) -> Result<Vec<DownloadView>, Failure> {
     client::parse(client::ask(node, "GET", "/downloads", None)?["downloads"].take())
 }
@@ -221,7 +205,7 @@ fn find_stored(args: &PullArgs, name: &str) -> Result<Option<StoredView>, Failur
 }
 
 /// Waits for an answer while the runtime's other tasks go on.
-fn blocking<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+pub(crate) fn blocking<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
     tokio::task::block_in_place(work)
 }
 

@@ -1,6 +1,7 @@
 //! Models by the command line: a hub on loopback, real processes, real disks.
 
 use std::{
+    io::{BufRead, BufReader},
     ops::Range,
     path::{Path, PathBuf},
     process::{Command, Stdio},
@@ -334,4 +335,27 @@ fn a_node_pulls_and_tells_how_it_goes() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let (_, models) = node.get("/models?status=downloaded");
     assert!(!models.to_string().contains(NAME), "{models:#}");
+}
+
+#[test]
+fn a_placement_tells_its_phases() {
+    let setup = Setup::new();
+    let endpoint = setup.hub.endpoint();
+    let node = NodeProcess::start_with("solo", &[], &[("HF_ENDPOINT", &endpoint)]);
+    setup.hub.behave(Behaviour::new(At::Cdn, Fault::Slow { bytes_per_s: 8 * MB }));
+    let mut command = shoal(&["place", REPO, "--node", node.address()]);
+    let mut placing =
+        command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("starts");
+    let mut lines = BufReader::new(placing.stderr.take().expect("piped")).lines();
+    let mut phase = || lines.next().map(|line| line.expect("UTF-8"));
+    let fetching = std::iter::from_fn(&mut phase).find(|line| line.contains("): fetching"));
+    assert!(fetching.is_some_and(|line| line.starts_with(NAME)), "nothing was said of fetching");
+    setup.hub.behave_well();
+    let rest: Vec<String> = std::iter::from_fn(phase).collect();
+    assert_eq!(rest.iter().filter(|line| line.contains("): fetching")).count(), 0, "{rest:?}");
+    assert!(rest.last().is_some_and(|line| line.ends_with("): ready")), "{rest:?}");
+    let output = placing.wait_with_output().expect("it ends");
+    assert!(output.status.success());
+    let stdout = String::from_utf8(output.stdout).expect("UTF-8");
+    assert!(stdout.starts_with(NAME) && stdout.lines().count() == 1, "{stdout}");
 }
