@@ -12,10 +12,12 @@ use crate::{
     terminal,
 };
 
-const CANDIDATES: [Column; 4] = [
+const CANDIDATES: [Column; 6] = [
     Column::number("TOKENS/S"),
     Column::number("FIRST TOKEN"),
     Column::number("TOGETHER").optional(),
+    Column::number("WEIGHTS").optional(),
+    Column::number("FETCHED IN").optional(),
     Column::text("WHO RUNS WHAT"),
 ];
 
@@ -85,10 +87,14 @@ fn row(candidate: &CandidateView) -> Vec<String> {
         format!("{} {start}..{end} ({}{fetch})", stage.name, amount::bytes(stage.memory_bytes))
     };
     let stages: Vec<String> = candidate.stages.iter().map(stage).collect();
+    let weight_bytes = candidate.stages.iter().map(|stage| stage.weight_bytes).sum();
+    let is_there = candidate.stages.iter().all(|stage| stage.fetch_bytes == 0);
     vec![
         format!("{:.1}", candidate.tokens_per_s),
         seconds(candidate.first_token_ms),
         format!("{:.1}", candidate.aggregate_tokens_per_s),
+        amount::bytes(weight_bytes),
+        if is_there { "-".to_owned() } else { amount::duration(candidate.fetch_ms / 1e3) },
         stages.join(" -> "),
     ]
 }
@@ -110,11 +116,11 @@ mod tests {
             compute_ms: 80.0,
             hop_ms: 1.0,
         };
-        let candidate = |stages| CandidateView {
+        let candidate = |fetch_ms, stages| CandidateView {
             tokens_per_s: 12.34,
             first_token_ms: 2340.0,
             aggregate_tokens_per_s: 20.0,
-            fetch_ms: 0.0,
+            fetch_ms,
             stages,
         };
         PlanView {
@@ -123,11 +129,11 @@ mod tests {
             prompt_tokens: 512,
             sentence: "one is enough".into(),
             candidates: vec![
-                candidate(vec![stage("kitchen", [0, 16], 0)]),
-                candidate(vec![
-                    stage("kitchen", [0, 9], 0),
-                    stage("old-pixel", [9, 16], 400_000_000),
-                ]),
+                candidate(0.0, vec![stage("kitchen", [0, 16], 0)]),
+                candidate(
+                    32_000.0,
+                    vec![stage("kitchen", [0, 9], 0), stage("old-pixel", [9, 16], 400_000_000)],
+                ),
             ],
             left_out: vec![LeftOutView {
                 node: String::new(),
@@ -165,5 +171,15 @@ mod tests {
             let longest = tables.map(|line| line.chars().count()).max();
             assert!(longest.is_some_and(|longest| longest <= width), "{width}:\n{text}");
         }
+    }
+
+    #[test]
+    fn a_candidate_says_what_it_weighs_and_how_long_it_is_fetched() {
+        let plan = plan();
+        let [here, fetched] = [&plan.candidates[0], &plan.candidates[1]].map(row);
+        assert_eq!(here[3..5], ["1.0 GB", "-"]);
+        assert_eq!(fetched[3..5], ["2.0 GB", "32 s"]);
+        let text = format(&plan, 120);
+        assert!(["WEIGHTS", "FETCHED IN", "32 s"].iter().all(|part| text.contains(part)), "{text}");
     }
 }
