@@ -18,14 +18,22 @@ const MODELS_MAX: usize = 64;
 pub(crate) async fn publish(inner: std::sync::Arc<Inner>) {
     let Some(library) = inner.library().cloned() else { return };
     let mut changes = library.changes();
+    let mut seen = Seen::default();
     loop {
         changes.mark_unchanged();
         let stored = library.list().await;
         let library_of_task = library.clone();
-        let held = tokio::task::spawn_blocking(move || held(&library_of_task, &stored)).await;
-        if let Ok(held) = held {
-            inner.peers().set_models(held);
-        }
+        let looked = tokio::task::spawn_blocking(move || {
+            let held = seen.look(stored, |stored| layers_held(&library_of_task, stored));
+            (seen, held)
+        });
+        seen = match looked.await {
+            Ok((seen, held)) => {
+                inner.peers().set_models(held);
+                seen
+            }
+            Err(_) => Seen::default(),
+        };
         if changes.changed().await.is_err() {
             return;
         }
@@ -33,13 +41,32 @@ pub(crate) async fn publish(inner: std::sync::Arc<Inner>) {
     }
 }
 
-fn held(library: &Library, stored: &[StoredModel]) -> Vec<HeldModel> {
-    let held = stored.iter().filter_map(|stored| {
-        let layers = layers_held(library, stored);
-        let is_whole = stored.state == ModelState::Whole;
-        (!layers.is_empty()).then(|| HeldModel { name: stored.name.clone(), is_whole, layers })
-    });
-    held.take(MODELS_MAX).collect()
+/// What the last look found. While one model is downloaded the others stay as they are, and to read their headers again every
+/// time, with vocabularies of megabytes, would keep a phone busy.
+#[derive(Debug, Default)]
+struct Seen(Vec<(StoredModel, Vec<LayerRange>)>);
+
+impl Seen {
+    /// Returns what is held of the models that are stored now; asks `layers_of` about those that have changed.
+    fn look(
+        &mut self,
+        stored: Vec<StoredModel>,
+        layers_of: impl Fn(&StoredModel) -> Vec<LayerRange>,
+    ) -> Vec<HeldModel> {
+        let looked = stored.into_iter().map(|stored| {
+            let known = self.0.iter().find(|(known, _)| *known == stored);
+            let layers = known.map_or_else(|| layers_of(&stored), |(_, layers)| layers.clone());
+            (stored, layers)
+        });
+        self.0 = looked.collect();
+        let held = self.0.iter().filter(|(_, layers)| !layers.is_empty());
+        let model = |(stored, layers): &(StoredModel, Vec<LayerRange>)| HeldModel {
+            name: stored.name.clone(),
+            is_whole: stored.state == ModelState::Whole,
+            layers: layers.clone(),
+        };
+        held.take(MODELS_MAX).map(model).collect()
+    }
 }
 
 /// The layers of which every byte is there.
@@ -100,6 +127,38 @@ mod tests {
         let range = |start, end| LayerRange::new(start, end).expect("not empty");
         assert_eq!(ranges([0, 1, 2, 5, 7, 8].into_iter()), [range(0, 3), range(5, 6), range(7, 9)]);
         assert_eq!(ranges(std::iter::empty()), []);
+    }
+
+    #[test]
+    fn only_what_has_changed_is_looked_into() {
+        let stored = |name: &str, n_bytes_on_disk| StoredModel {
+            name: name.to_owned(),
+            dir: "/models".into(),
+            files: Vec::new(),
+            place: shoal_hub::Place::Own,
+            state: ModelState::Partial { n_bytes: n_bytes_on_disk, n_total: 9 },
+            manifest: None,
+            n_bytes_on_disk,
+            modified: std::time::UNIX_EPOCH,
+        };
+        let one = LayerRange::new(0, 1).expect("one layer");
+        let looked_into = std::cell::RefCell::new(Vec::new());
+        let layers_of = |stored: &StoredModel| {
+            looked_into.borrow_mut().push(stored.name.clone());
+            if stored.name == "broken" { Vec::new() } else { vec![one] }
+        };
+        let mut seen = Seen::default();
+        let mut look = |models: &[(&str, u64)]| {
+            let models = models.iter().map(|(name, n_bytes)| stored(name, *n_bytes)).collect();
+            let held = seen.look(models, layers_of);
+            let held: Vec<String> = held.into_iter().map(|held| held.name).collect();
+            (held.join(" "), looked_into.take().join(" "))
+        };
+        let is = |held: &str, looked_into: &str| (held.to_owned(), looked_into.to_owned());
+        assert_eq!(look(&[("a", 1), ("broken", 1), ("b", 1)]), is("a b", "a broken b"));
+        assert_eq!(look(&[("a", 1), ("broken", 1), ("b", 2)]), is("a b", "b"));
+        assert_eq!(look(&[("b", 2)]), is("b", ""));
+        assert_eq!(look(&[("a", 1), ("b", 2)]), is("a b", "a"), "what was gone is forgotten");
     }
 
     #[test]
