@@ -10,7 +10,7 @@ use axum::{
 };
 use serde_json::{Value, json};
 use shoal_node::{
-    Error,
+    Error, chain,
     hub::{DownloadError, HubError, LibraryError, NameError, PartialError, StoreError},
 };
 use tracing::error;
@@ -235,18 +235,6 @@ fn of_partial(error: &PartialError) -> Meaning {
         PartialError::Busy { .. } => BUSY,
         PartialError::Io { .. } => OURS,
     }
-}
-
-/// An error and what caused it, as one line.
-fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

@@ -230,8 +230,8 @@ impl Error {
     }
 }
 
-/// An error and what caused it, as one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+/// Returns an error and what caused it, as one line.
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -43,7 +43,7 @@ mod vitals;
 
 use shoal_engine::{Compute, Isa};
 
-pub use error::Error;
+pub use error::{Error, chain};
 pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
