@@ -95,8 +95,7 @@ fn looking(inner: &Inner, looks: bool) -> Looking {
     }
     let records = inner.peers().known_records();
     let mut hints: Vec<_> = records.into_iter().flat_map(|record| record.addrs).collect();
-    hints
-        .extend(&inner.config().network.iter().flat_map(|it| it.peers.clone()).collect::<Vec<_>>());
+    hints.extend(inner.config().network.iter().flat_map(|it| &it.peers));
     Looking::Yes { hints }
 }
 

@@ -197,13 +197,14 @@ impl Recorder {
         let (_, n_tokens, sent) = self.sent[at];
         // Answers come in order: those before it are not to come any more.
         self.sent.drain(..=at);
-        self.counters.step(sent.elapsed(), has_token, &stages);
+        let took = sent.elapsed();
+        self.counters.step(took, has_token, &stages);
         let mut trace = lock(&self.trace);
         trace.n_generated += u32::from(has_token);
         trace.n_steps += 1;
         let is_kept = trace.n_steps <= STEPS_WHOLE || trace.n_steps.is_multiple_of(SAMPLE_EVERY);
         if is_kept && trace.steps.len() < STEPS_MAX {
-            let (sent, took) = (sent - self.received, sent.elapsed());
+            let sent = sent - self.received;
             trace.steps.push(StepTrace { end, n_tokens, has_token, sent, took, stages });
         }
         if has_token && trace.first_token.is_none() {
