@@ -360,18 +360,7 @@ mod tests {
             }],
             links: links(&[]),
         });
-        let asked = PlanRequest {
-            n_ctx: 8,
-            n_sequences: 1,
-            n_prompt: 8,
-            min_nodes: 1,
-            max_nodes: 1,
-            exclude: Vec::new(),
-            pinned: Vec::new(),
-            driver: node,
-            fetch_bytes_per_s: BANDWIDTH_DEFAULT,
-            objective: Objective::Latency,
-        };
+        let asked = PlanRequest::new(node, 8);
         let mut runtime = tokio::runtime::Builder::new_current_thread();
         let runtime = runtime.max_blocking_threads(1).build().expect("threads start");
         runtime.block_on(async {

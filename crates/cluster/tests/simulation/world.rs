@@ -504,7 +504,7 @@ impl World {
         it.works.clear();
     }
 
-    /// Starts a node's process with a new life.
+    /// What a node's process begins a life with.
     pub(crate) fn new_state(node: usize, run: u64) -> State {
         State::new(node_id(node), run, Timing::default())
     }
