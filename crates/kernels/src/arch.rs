@@ -12,6 +12,8 @@
 mod avx2;
 #[cfg(target_arch = "x86_64")]
 mod avx512;
+#[cfg(target_arch = "x86_64")]
+mod loads;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]

@@ -5,6 +5,7 @@
 use std::arch::x86_64::*;
 
 use super::Avx2;
+use crate::arch::loads::{load16, load32};
 use crate::arch::{Ahead, DotSmall, DotSuper, SuperDot};
 use crate::elementary::LANES;
 use crate::quant::{
@@ -13,24 +14,6 @@ use crate::quant::{
 
 /// Rows whose sums fit in one vector.
 const ROWS: usize = 8;
-
-/// 32 bytes from memory.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load<T>(at: &T) -> __m256i {
-    const { assert!(size_of::<T>() == 32) };
-    // SAFETY: 32 bytes are read, which is the size of `T`; no alignment is needed.
-    unsafe { _mm256_loadu_si256(std::ptr::from_ref(at).cast()) }
-}
-
-/// 16 bytes from memory.
-#[inline]
-#[target_feature(enable = "avx2")]
-fn load16<T>(at: &T) -> __m128i {
-    const { assert!(size_of::<T>() == 16) };
-    // SAFETY: 16 bytes are read, which is the size of `T`; no alignment is needed.
-    unsafe { _mm_loadu_si128(std::ptr::from_ref(at).cast()) }
-}
 
 /// Two halves of a vector.
 #[inline]
@@ -91,7 +74,7 @@ impl Dot for BlockQ8_0 {
         // SAFETY: the token proves the features.
         unsafe {
             // |w| <= 128 and |x| <= 127, so that two products are at most 32512: no saturation.
-            let w = load(&self.qs);
+            let w = load32(&self.qs);
             _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
         }
     }
@@ -151,7 +134,7 @@ impl<B: Dot> DotSmall<B> for Avx2 {
             let one = _mm256_set1_epi16(1);
             let mut folds = [one; 2];
             for b in 0..2 {
-                let x = load(&x[b]);
+                let x = load32(&x[b]);
                 let mut dots = [one; 4];
                 for i in 0..4 {
                     dots[i] = _mm256_madd_epi16(rows[i][b].pairs(self, x), one);
@@ -173,7 +156,7 @@ fn scaled_dot(codes: [__m256i; 8], x: &[[i8; 32]; 8], scales: __m256i) -> __m256
     let mut select = _mm256_set1_epi16(0x0100);
     for i in 0..8 {
         // Two products are at most 2 * 63 * 127: no saturation.
-        let products = _mm256_maddubs_epi16(codes[i], load(&x[i]));
+        let products = _mm256_maddubs_epi16(codes[i], load32(&x[i]));
         let scale = _mm256_shuffle_epi8(scales, select);
         sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, scale));
         select = _mm256_add_epi8(select, _mm256_set1_epi8(2));
@@ -188,7 +171,7 @@ fn nibbles_of_super(qs: &[u8; SUPER / 2]) -> [__m256i; 8] {
     let low = _mm256_set1_epi8(15);
     let mut codes = [low; 8];
     for (i, qs) in qs.as_chunks::<32>().0.iter().enumerate() {
-        let both = load(qs);
+        let both = load32(qs);
         codes[2 * i] = _mm256_and_si256(both, low);
         codes[2 * i + 1] = _mm256_and_si256(_mm256_srli_epi16::<4>(both), low);
     }
@@ -205,7 +188,7 @@ impl MinSums {
     #[inline]
     #[target_feature(enable = "avx2")]
     fn new(sums: &[i16; N_SUB]) -> Self {
-        let sums = _mm256_madd_epi16(load(sums), _mm256_set1_epi16(1));
+        let sums = _mm256_madd_epi16(load32(sums), _mm256_set1_epi16(1));
         let high = _mm256_srai_epi32::<6>(_mm256_add_epi32(sums, _mm256_set1_epi32(32)));
         let low = _mm256_sub_epi32(sums, _mm256_slli_epi32::<6>(high));
         // Four bytes of `low` in each half, then four of `high`.
@@ -334,7 +317,7 @@ impl WithMins for BlockQ5K {
         // SAFETY: the token proves the features.
         unsafe {
             let mut codes = nibbles_of_super(&self.qs);
-            let qh = load(&self.qh);
+            let qh = load32(&self.qh);
             let bits = [
                 _mm256_slli_epi16::<4>(qh),
                 _mm256_slli_epi16::<3>(qh),
@@ -423,10 +406,10 @@ fn codes_of_q6_k(block: &BlockQ6K) -> [__m256i; 8] {
     let mut codes = [low; 8];
     for half in 0..2 {
         let [a, b] = [
-            load(&block.ql.as_chunks::<32>().0[2 * half]),
-            load(&block.ql.as_chunks::<32>().0[2 * half + 1]),
+            load32(&block.ql.as_chunks::<32>().0[2 * half]),
+            load32(&block.ql.as_chunks::<32>().0[2 * half + 1]),
         ];
-        let qh = load(&block.qh.as_chunks::<32>().0[half]);
+        let qh = load32(&block.qh.as_chunks::<32>().0[half]);
         let parts = [
             (a, _mm256_slli_epi16::<4>(qh)),
             (b, _mm256_slli_epi16::<2>(qh)),
@@ -479,7 +462,7 @@ fn q6_k(
     for i in 0..N_SUB / 2 {
         (split[i], split[i + N_SUB / 2]) = (sums[2 * i], sums[2 * i + 1]);
     }
-    let sums = load(&split);
+    let sums = load32(&split);
     let zero = _mm256_setzero_si256();
     let mut isum = [zero; 2];
     let mut d = [_mm256_setzero_ps(); 2];

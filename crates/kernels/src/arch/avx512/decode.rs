@@ -9,6 +9,7 @@
 
 use std::arch::x86_64::*;
 
+use crate::arch::loads::{load16, load32};
 use crate::arch::{Ahead, DotSmall, DotSuper, SuperDot};
 use crate::elementary::LANES;
 use crate::quant::{
@@ -24,24 +25,6 @@ fn load<T>(at: &T) -> __m512i {
     const { assert!(size_of::<T>() == 64) };
     // SAFETY: 64 bytes are read, which is the size of `T`; no alignment is needed.
     unsafe { _mm512_loadu_si512(std::ptr::from_ref(at).cast()) }
-}
-
-/// 32 bytes from memory.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load32<T>(at: &T) -> __m256i {
-    const { assert!(size_of::<T>() == 32) };
-    // SAFETY: 32 bytes are read, which is the size of `T`; no alignment is needed.
-    unsafe { _mm256_loadu_si256(std::ptr::from_ref(at).cast()) }
-}
-
-/// 16 bytes from memory.
-#[inline]
-#[target_feature(enable = "avx512f")]
-fn load16<T>(at: &T) -> __m128i {
-    const { assert!(size_of::<T>() == 16) };
-    // SAFETY: 16 bytes are read, which is the size of `T`; no alignment is needed.
-    unsafe { _mm_loadu_si128(std::ptr::from_ref(at).cast()) }
 }
 
 /// Twice 32 bytes.
