@@ -87,6 +87,12 @@ pub(crate) trait Super: Block {
     }
 }
 
+/// A super-block with minima, Q4_K or Q5_K: these begin alike.
+pub(crate) trait WithMins: Super {
+    /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
+    fn header(&self) -> &[u8; 16];
+}
+
 /// Converts the bits of an f16 to f32, exactly.
 #[inline(always)]
 pub(crate) fn f16_to_f32(bits: u16) -> f32 {

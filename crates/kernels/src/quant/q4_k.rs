@@ -1,6 +1,6 @@
 //! Q4_K: 256 nibbles in eight sub-blocks of 32 with 6-bit scales and minima; 4.5 bits per weight.
 
-use super::{Block, N_SUB, SUPER, Super};
+use super::{Block, N_SUB, SUPER, Super, WithMins};
 
 /// 256 weights: `weight = d * scale * nibble - dmin * min`.
 ///
@@ -9,7 +9,7 @@ use super::{Block, N_SUB, SUPER, Super};
 #[repr(C)]
 pub(crate) struct BlockQ4K {
     /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
-    pub(crate) header: [u8; 16],
+    header: [u8; 16],
     pub(crate) qs: [u8; SUPER / 2],
 }
 
@@ -20,8 +20,9 @@ unsafe impl Block for BlockQ4K {}
 
 /// Unpacks the eight 6-bit scales and eight 6-bit minima of Q4_K and Q5_K, one per byte.
 ///
-/// After the four bytes of `d` and `dmin`, bytes 0..4 hold scales 0..4 in their low six bits, bytes 4..8 the minima 0..4; bytes 8..12 hold the low four bits of scales
-/// 4..8 (low nibble) and minima 4..8 (high nibble), whose upper two bits are the top bits of bytes 0..4 and 4..8.
+/// After the four bytes of `d` and `dmin`, bytes 0..4 hold scales 0..4 in their low six bits, bytes 4..8 the minima 0..4;
+/// bytes 8..12 hold the low four bits of scales 4..8 (low nibble) and minima 4..8 (high nibble), whose upper two bits are
+/// the top bits of bytes 0..4 and 4..8.
 #[inline(always)]
 pub(super) fn unpack_scales_and_mins(header: &[u8; 16]) -> ([u8; 8], [u8; 8]) {
     let [_, _, _, _, a0, a1, a2, a3, b0, b1, b2, b3, c0, c1, c2, c3] = *header;
@@ -86,5 +87,12 @@ impl Super for BlockQ4K {
     #[inline(always)]
     fn mins(&self) -> [u8; N_SUB] {
         twice(unpack_scales_and_mins(&self.header).1)
+    }
+}
+
+impl WithMins for BlockQ4K {
+    #[inline(always)]
+    fn header(&self) -> &[u8; 16] {
+        &self.header
     }
 }

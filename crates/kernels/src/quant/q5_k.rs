@@ -1,7 +1,7 @@
 //! Q5_K: Q4_K with a fifth bit per weight; 5.5 bits per weight.
 
 use super::q4_k::{nibbles, twice, unpack_scales_and_mins};
-use super::{Block, N_SUB, SUPER, Super};
+use super::{Block, N_SUB, SUPER, Super, WithMins};
 
 /// 256 weights: `weight = d * scale * code - dmin * min`.
 ///
@@ -10,7 +10,7 @@ use super::{Block, N_SUB, SUPER, Super};
 #[repr(C)]
 pub(crate) struct BlockQ5K {
     /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
-    pub(crate) header: [u8; 16],
+    header: [u8; 16],
     pub(crate) qh: [u8; 32],
     pub(crate) qs: [u8; SUPER / 2],
 }
@@ -54,5 +54,12 @@ impl Super for BlockQ5K {
     #[inline(always)]
     fn mins(&self) -> [u8; N_SUB] {
         twice(unpack_scales_and_mins(&self.header).1)
+    }
+}
+
+impl WithMins for BlockQ5K {
+    #[inline(always)]
+    fn header(&self) -> &[u8; 16] {
+        &self.header
     }
 }

@@ -10,6 +10,7 @@ use crate::arch::{Ahead, DotSmall, DotSuper, SuperDot};
 use crate::elementary::LANES;
 use crate::quant::{
     BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0, N_SUB, SMALL, SUPER, Small,
+    WithMins,
 };
 
 /// Rows whose sums fit in one vector.
@@ -229,11 +230,11 @@ const PLACE: [(usize, usize); ROWS] =
 impl Headers {
     #[inline]
     #[target_feature(enable = "avx2,f16c")]
-    fn new(headers: &[&[u8; 16]; ROWS]) -> Self {
+    fn new<B: WithMins>(rows: &[&B; ROWS]) -> Self {
         // Half `p` of vector `i` is the header of row `4 p + i`; then four words each are transposed.
         let mut z = [_mm256_setzero_si256(); 4];
         for i in 0..4 {
-            z[i] = join(load16(headers[i]), load16(headers[i + 4]));
+            z[i] = join(load16(rows[i].header()), load16(rows[i + 4].header()));
         }
         let (t0, t1) = (_mm256_unpacklo_epi32(z[0], z[1]), _mm256_unpacklo_epi32(z[2], z[3]));
         let (t2, t3) = (_mm256_unpackhi_epi32(z[0], z[1]), _mm256_unpackhi_epi32(z[2], z[3]));
@@ -285,20 +286,13 @@ impl Headers {
     }
 }
 
-/// A super-block of Q4_K or Q5_K.
-trait WithMins {
-    fn header(&self) -> &[u8; 16];
-
+/// How the codes of Q4_K and Q5_K are unpacked.
+trait SuperCodes: WithMins {
     /// All codes, in order.
     fn vectors(&self, k: Avx2) -> [__m256i; 8];
 }
 
-impl WithMins for BlockQ4K {
-    #[inline(always)]
-    fn header(&self) -> &[u8; 16] {
-        &self.header
-    }
-
+impl SuperCodes for BlockQ4K {
     #[inline(always)]
     fn vectors(&self, _: Avx2) -> [__m256i; 8] {
         // SAFETY: the token proves the features.
@@ -306,12 +300,7 @@ impl WithMins for BlockQ4K {
     }
 }
 
-impl WithMins for BlockQ5K {
-    #[inline(always)]
-    fn header(&self) -> &[u8; 16] {
-        &self.header
-    }
-
+impl SuperCodes for BlockQ5K {
     #[inline(always)]
     fn vectors(&self, _: Avx2) -> [__m256i; 8] {
         // SAFETY: the token proves the features.
@@ -340,7 +329,7 @@ impl WithMins for BlockQ5K {
 /// Multiplies 16 rows of Q4_K or Q5_K.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-fn with_mins<B: WithMins>(
+fn with_mins<B: SuperCodes>(
     k: Avx2,
     rows: &[&B; LANES],
     x: &[i8; SUPER],
@@ -353,11 +342,7 @@ fn with_mins<B: WithMins>(
     let (mut isum, mut msum) = ([zero; 2], [zero; 2]);
     let (mut d, mut dmin) = ([_mm256_setzero_ps(); 2], [_mm256_setzero_ps(); 2]);
     for (half, rows) in rows.as_chunks::<ROWS>().0.iter().enumerate() {
-        let mut headers = [rows[0].header(); ROWS];
-        for i in 0..ROWS {
-            headers[i] = rows[i].header();
-        }
-        let headers = Headers::new(&headers);
+        let headers = Headers::new(rows);
         let mut dots = [zero; ROWS];
         for i in 0..ROWS {
             ahead.fetch(k, size_of::<B>());
@@ -370,25 +355,11 @@ fn with_mins<B: WithMins>(
     SuperDot { isum, msum, d, dmin }
 }
 
-impl DotSuper<BlockQ4K> for Avx2 {
+impl<B: SuperCodes> DotSuper<B> for Avx2 {
     #[inline(always)]
     fn dot_super_rows(
         self,
-        rows: &[&BlockQ4K; LANES],
-        x: &[i8; SUPER],
-        sums: &[i16; N_SUB],
-        ahead: Ahead,
-    ) -> SuperDot<Self> {
-        // SAFETY: the token proves the features.
-        unsafe { with_mins(self, rows, x, sums, ahead) }
-    }
-}
-
-impl DotSuper<BlockQ5K> for Avx2 {
-    #[inline(always)]
-    fn dot_super_rows(
-        self,
-        rows: &[&BlockQ5K; LANES],
+        rows: &[&B; LANES],
         x: &[i8; SUPER],
         sums: &[i16; N_SUB],
         ahead: Ahead,

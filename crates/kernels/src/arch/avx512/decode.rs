@@ -14,6 +14,7 @@ use crate::arch::{Ahead, DotSmall, DotSuper, SuperDot};
 use crate::elementary::LANES;
 use crate::quant::{
     BlockQ4_0, BlockQ4K, BlockQ5_0, BlockQ5K, BlockQ6K, BlockQ8_0, N_SUB, SMALL, SUPER, Small,
+    WithMins,
 };
 
 use super::Avx512;
@@ -199,7 +200,7 @@ impl MinSums {
 struct Headers {
     d: __m512,
     dmin: __m512,
-    /// Eight bytes per row, rows in the order of `ROW_OF`.
+    /// Eight bytes per row, where `PLACE` says.
     scales: [u64; LANES],
     mins: [__m512i; 2],
 }
@@ -210,17 +211,17 @@ const PLACE: [usize; LANES] = [0, 1, 8, 9, 2, 3, 10, 11, 4, 5, 12, 13, 6, 7, 14,
 impl Headers {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,f16c")]
-    fn new(headers: [&[u8; 16]; LANES]) -> Self {
+    fn new<B: WithMins>(rows: &[&B; LANES]) -> Self {
         // Part `p` of vector `i` is the header of row `4 p + i`; then four words each are transposed.
         let mut z = [_mm512_setzero_si512(); 4];
         for (i, z) in z.iter_mut().enumerate() {
             let low = _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(load16(headers[i])),
-                load16(headers[i + 4]),
+                _mm256_castsi128_si256(load16(rows[i].header())),
+                load16(rows[i + 4].header()),
             );
             let high = _mm256_inserti128_si256::<1>(
-                _mm256_castsi128_si256(load16(headers[i + 8])),
-                load16(headers[i + 12]),
+                _mm256_castsi128_si256(load16(rows[i + 8].header())),
+                load16(rows[i + 12].header()),
             );
             *z = join(low, high);
         }
@@ -290,77 +291,33 @@ fn nibble_order(x: &[i8; SUPER]) -> [__m512i; 4] {
     [pair(0), pair(1), pair(4), pair(5)]
 }
 
-/// Multiplies 16 rows of Q4_K or Q5_K.
-#[inline]
-#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,f16c")]
-fn with_mins(
-    k: Avx512,
-    headers: [&[u8; 16]; LANES],
-    codes: impl Fn(usize) -> [__m512i; 4],
-    x: &[i8; SUPER],
-    sums: &[i16; N_SUB],
-    mut ahead: Ahead,
-    block_bytes: usize,
-) -> SuperDot<Avx512> {
-    let headers = Headers::new(headers);
-    let x = nibble_order(x);
-    let start = [_mm512_setzero_si512(); 4];
-    let mut folds = start;
-    for (i, fold) in folds.iter_mut().enumerate() {
-        let mut dots = start;
-        for (j, dot) in dots.iter_mut().enumerate() {
-            let r = 4 * i + j;
-            ahead.fetch(k, block_bytes);
-            *dot = scaled_dot(codes(r), &x, &start, headers.scales(r));
-        }
-        *fold = fold4(dots);
-    }
-    let msum = MinSums::new(sums).dot(headers.mins);
-    SuperDot { isum: fold_parts(folds), msum, d: headers.d, dmin: headers.dmin }
+/// How the codes of Q4_K and Q5_K are unpacked.
+trait SuperCodes: WithMins {
+    /// All codes, in the order of `nibble_order`.
+    fn vectors(&self, k: Avx512) -> [__m512i; 4];
 }
 
-impl DotSuper<BlockQ4K> for Avx512 {
+impl SuperCodes for BlockQ4K {
     #[inline(always)]
-    fn dot_super_rows(
-        self,
-        rows: &[&BlockQ4K; LANES],
-        x: &[i8; SUPER],
-        sums: &[i16; N_SUB],
-        ahead: Ahead,
-    ) -> SuperDot<Self> {
+    fn vectors(&self, _: Avx512) -> [__m512i; 4] {
         // SAFETY: the token proves the features.
         unsafe {
             let low = _mm512_set1_epi8(15);
-            let codes = |r: usize| {
-                let [a, b] = [
-                    load(&rows[r].qs.as_chunks::<64>().0[0]),
-                    load(&rows[r].qs.as_chunks::<64>().0[1]),
-                ];
-                [
-                    _mm512_and_si512(a, low),
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(a), low),
-                    _mm512_and_si512(b, low),
-                    _mm512_and_si512(_mm512_srli_epi16::<4>(b), low),
-                ]
-            };
-            let mut headers = [&rows[0].header; LANES];
-            for (header, row) in headers.iter_mut().zip(rows) {
-                *header = &row.header;
-            }
-            with_mins(self, headers, codes, x, sums, ahead, size_of_val(rows[0]))
+            let qs = self.qs.as_chunks::<64>().0;
+            let [a, b] = [load(&qs[0]), load(&qs[1])];
+            [
+                _mm512_and_si512(a, low),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(a), low),
+                _mm512_and_si512(b, low),
+                _mm512_and_si512(_mm512_srli_epi16::<4>(b), low),
+            ]
         }
     }
 }
 
-impl DotSuper<BlockQ5K> for Avx512 {
+impl SuperCodes for BlockQ5K {
     #[inline(always)]
-    fn dot_super_rows(
-        self,
-        rows: &[&BlockQ5K; LANES],
-        x: &[i8; SUPER],
-        sums: &[i16; N_SUB],
-        ahead: Ahead,
-    ) -> SuperDot<Self> {
+    fn vectors(&self, _: Avx512) -> [__m512i; 4] {
         // SAFETY: the token proves the features.
         unsafe {
             let low = _mm512_set1_epi8(15);
@@ -370,31 +327,63 @@ impl DotSuper<BlockQ5K> for Avx512 {
                 let (a, b) = ((4 - bit) & 31, (2 - bit) & 31);
                 _mm512_setr_epi32(a, a, a, a, a, a, a, a, b, b, b, b, b, b, b, b)
             };
-            let codes = |r: usize| {
-                let [a, b] = [
-                    load(&rows[r].qs.as_chunks::<64>().0[0]),
-                    load(&rows[r].qs.as_chunks::<64>().0[1]),
-                ];
-                let qh = _mm512_broadcast_i64x4(load32(&rows[r].qh));
-                let code = |nibbles, bit| {
-                    let high = _mm512_and_si512(_mm512_rolv_epi32(qh, turns(bit)), fifth);
-                    // (nibbles & low) | high
-                    _mm512_ternarylogic_epi32::<0xf8>(high, nibbles, low)
-                };
-                [
-                    code(a, 0),
-                    code(_mm512_srli_epi16::<4>(a), 1),
-                    code(b, 4),
-                    code(_mm512_srli_epi16::<4>(b), 5),
-                ]
+            let qs = self.qs.as_chunks::<64>().0;
+            let [a, b] = [load(&qs[0]), load(&qs[1])];
+            let qh = _mm512_broadcast_i64x4(load32(&self.qh));
+            let code = |nibbles, bit| {
+                let high = _mm512_and_si512(_mm512_rolv_epi32(qh, turns(bit)), fifth);
+                // (nibbles & low) | high
+                _mm512_ternarylogic_epi32::<0xf8>(high, nibbles, low)
             };
-            let mut headers = [&rows[0].header; LANES];
-            for (header, row) in headers.iter_mut().zip(rows) {
-                *header = &row.header;
-            }
-            with_mins(self, headers, codes, x, sums, ahead, size_of_val(rows[0]))
+            [
+                code(a, 0),
+                code(_mm512_srli_epi16::<4>(a), 1),
+                code(b, 4),
+                code(_mm512_srli_epi16::<4>(b), 5),
+            ]
         }
     }
+}
+
+impl<B: SuperCodes> DotSuper<B> for Avx512 {
+    #[inline(always)]
+    fn dot_super_rows(
+        self,
+        rows: &[&B; LANES],
+        x: &[i8; SUPER],
+        sums: &[i16; N_SUB],
+        ahead: Ahead,
+    ) -> SuperDot<Self> {
+        // SAFETY: the token proves the features.
+        unsafe { with_mins(self, rows, x, sums, ahead) }
+    }
+}
+
+/// Multiplies 16 rows of Q4_K or Q5_K.
+#[inline]
+#[target_feature(enable = "avx512f,avx512bw,avx512vl,avx512dq,avx512vnni,avx2,f16c")]
+fn with_mins<B: SuperCodes>(
+    k: Avx512,
+    rows: &[&B; LANES],
+    x: &[i8; SUPER],
+    sums: &[i16; N_SUB],
+    mut ahead: Ahead,
+) -> SuperDot<Avx512> {
+    let headers = Headers::new(rows);
+    let x = nibble_order(x);
+    let start = [_mm512_setzero_si512(); 4];
+    let mut folds = start;
+    for (i, fold) in folds.iter_mut().enumerate() {
+        let mut dots = start;
+        for (j, dot) in dots.iter_mut().enumerate() {
+            let r = 4 * i + j;
+            ahead.fetch(k, size_of::<B>());
+            *dot = scaled_dot(rows[r].vectors(k), &x, &start, headers.scales(r));
+        }
+        *fold = fold4(dots);
+    }
+    let msum = MinSums::new(sums).dot(headers.mins);
+    SuperDot { isum: fold_parts(folds), msum, d: headers.d, dmin: headers.dmin }
 }
 
 impl DotSuper<BlockQ6K> for Avx512 {
