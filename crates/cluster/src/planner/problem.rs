@@ -84,8 +84,8 @@ pub(super) struct Problem {
     reach: Vec<(usize, usize)>,
     /// `[n, n_layer + 1]`: bytes that the node lacks of the layers before each.
     lacking: Vec<Vec<u64>>,
-    /// Of each node: bytes that it lacks of the embedding, of the head after other layers, and of both on a single node.
-    lacking_ends: Vec<[u64; 3]>,
+    /// Bytes that each node lacks of the ends.
+    lacking_ends: Vec<Ends>,
     weights_before: Vec<u64>,
     kv_before: Vec<u64>,
     ends: Ends,
@@ -99,6 +99,18 @@ struct Ends {
     head: u64,
     /// Embedding and head on the same node.
     both: u64,
+}
+
+impl Ends {
+    /// Bytes of the ends that a stage of the layers `[start, end)` of `n_layer` has.
+    fn of(self, start: usize, end: usize, n_layer: usize) -> u64 {
+        match (start == 0, end == n_layer) {
+            (true, true) => self.both,
+            (true, false) => self.embedding,
+            (false, true) => self.head,
+            (false, false) => 0,
+        }
+    }
 }
 
 /// `[0, x0, x0 + x1, …]`.
@@ -277,13 +289,13 @@ impl Problem {
         let bytes = (0..).zip(&model.layer_bytes).map(|(i, &bytes)| lacks(i, bytes));
         self.lacking.push(sums(bytes));
         let last = model.n_layer - 1;
-        let Ends { embedding, head, both } = self.ends;
+        let Ends { embedding, head, .. } = self.ends;
         self.lacking_ends.push(if model.head_is_tied {
             let has = holds(0) || holds(last);
-            if has { [0, 0, 0] } else { [embedding, head, both] }
+            if has { Ends { embedding: 0, head: 0, both: 0 } } else { self.ends }
         } else {
             let (embedding, head) = (lacks(0, embedding), lacks(last, head));
-            [embedding, head, embedding.saturating_add(head)]
+            Ends { embedding, head, both: embedding.saturating_add(head) }
         });
     }
 
@@ -341,12 +353,14 @@ impl Problem {
 
     /// Weight bytes of the layers `[start, end)` with the model's ends.
     pub(super) fn weights(&self, start: usize, end: usize) -> u64 {
-        weights(&self.weights_before, self.ends, start, end)
+        let layers = self.weights_before[end] - self.weights_before[start];
+        layers.saturating_add(self.ends.of(start, end, self.n_layer))
     }
 
     /// Bytes of a stage of the layers `[start, end)`.
     pub(super) fn memory(&self, start: usize, end: usize) -> u64 {
-        memory(&self.weights_before, &self.kv_before, self.ends, start, end)
+        self.weights(start, end)
+            .saturating_add(self.kv_before[end] - self.kv_before[start])
             .saturating_add(self.buffer_bytes)
     }
 
@@ -374,13 +388,7 @@ impl Problem {
     /// Bytes that a stage's node lacks.
     pub(super) fn fetch(&self, cut: Cut) -> u64 {
         let lacking = &self.lacking[cut.node];
-        let [embedding, head, both] = self.lacking_ends[cut.node];
-        let ends = match (cut.start == 0, cut.end == self.n_layer) {
-            (true, true) => both,
-            (true, false) => embedding,
-            (false, true) => head,
-            (false, false) => 0,
-        };
+        let ends = self.lacking_ends[cut.node].of(cut.start, cut.end, self.n_layer);
         (lacking[cut.end] - lacking[cut.start]).saturating_add(ends)
     }
 
@@ -442,20 +450,6 @@ impl Problem {
 /// Bytes of a token's message: none to itself.
 fn token_bytes(node: NodeId, request: &PlanRequest) -> u64 {
     if node == request.driver { 0 } else { TOKEN_BYTES }
-}
-
-fn weights(before: &[u64], ends: Ends, start: usize, end: usize) -> u64 {
-    let extra = match (start == 0, end + 1 == before.len()) {
-        (true, true) => ends.both,
-        (true, false) => ends.embedding,
-        (false, true) => ends.head,
-        (false, false) => 0,
-    };
-    (before[end] - before[start]).saturating_add(extra)
-}
-
-fn memory(before: &[u64], kv_before: &[u64], ends: Ends, start: usize, end: usize) -> u64 {
-    weights(before, ends, start, end).saturating_add(kv_before[end] - kv_before[start])
 }
 
 /// Whether a node may run `[start, end)`: its own pin, or, without one, no layer of any pin.
