@@ -14,8 +14,8 @@
 //! 3. the time per token plus a price for fetching: having to fetch the whole model counts as half a percent of the time.
 //!
 //! With [`Objective::Throughput`] the slowest stage comes first. Between numbers of nodes, after the objective (with the same
-//! ties), fewer bytes to fetch win, then fewer nodes. What still ties goes to the driver and then to lower node ids, so the order in which nodes
-//! are given changes nothing.
+//! ties), fewer bytes to fetch win, then fewer nodes. What still ties goes to the driver and then to lower node ids, so the
+//! order in which nodes are given changes nothing.
 //!
 //! Times are whole picoseconds inside: sums are exact and do not depend on their order. Up to [`EXACT_NODES`] usable nodes the
 //! search is exhaustive (`subsets`); above, it is a local search (`search`) around it.
@@ -435,7 +435,7 @@ pub fn plan(
         .filter(|&k| found.of_each.get(k).is_some_and(Option::is_some))
         .collect();
     if ranked.is_empty() {
-        return Err(problem.does_not_fit(model, request));
+        return Err(problem.does_not_fit(request));
     }
     let primary =
         |k: usize| problem.primary(request.objective, found.of_each[k].as_deref().expect("found"));

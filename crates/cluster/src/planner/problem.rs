@@ -145,16 +145,16 @@ impl Problem {
         check_pins(model.n_layer, &request.pinned)?;
         let mut problem = Self::empty(model, request);
         let (usable, left_out) = problem.usable(nodes, request)?;
-        problem.fill(model, &usable, links, request);
         if usable.is_empty() {
             let some_small =
                 left_out.iter().any(|(_, why)| matches!(why, WhyLeftOut::TooLittleMemory { .. }));
             return Err(if some_small {
-                problem.given(nodes, model, request)
+                problem.fits_nowhere(nodes, request)
             } else {
                 PlanError::NoNode { given: nodes.len() }
             });
         }
+        problem.fill(model, &usable, links, request);
         for &(node, layers) in &request.pinned {
             if !problem.ids.contains(&node) {
                 return Err(PlanError::PinnedNodeUnusable { node, layers });
@@ -204,7 +204,12 @@ impl Problem {
 
     /// Bytes of the smallest stage of one layer.
     fn smallest(&self) -> u64 {
-        (0..self.n_layer).map(|i| self.memory(i, i + 1)).min().unwrap_or(0)
+        self.single_layers().min().unwrap_or(0)
+    }
+
+    /// Bytes of each stage of one layer.
+    fn single_layers(&self) -> impl Iterator<Item = u64> {
+        (0..self.n_layer).map(|i| self.memory(i, i + 1))
     }
 
     /// Sorts the nodes by id and parts those that can take layers from those that cannot.
@@ -259,9 +264,8 @@ impl Problem {
     ) {
         self.n = nodes.len();
         let activation_bytes = u64::from(model.n_embd) * 4;
-        let token = |node: &&PlanNode| {
-            cost_of(links.get(request.driver, node.node).hop_s(token_bytes(node.node, request)))
-        };
+        let token =
+            |node: &&PlanNode| cost_of(links.get(request.driver, node.node).hop_s(TOKEN_BYTES));
         self.entry = nodes.iter().map(token).collect();
         self.tail.clone_from(&self.entry);
         for node in nodes {
@@ -420,36 +424,25 @@ impl Problem {
     }
 
     /// The error of a model that fits no allowed placement.
-    pub(super) fn does_not_fit(&self, model: &ModelShape, request: &PlanRequest) -> PlanError {
-        let mut given = self.memory_bytes.clone();
-        given.sort_unstable_by(|a, b| b.cmp(a));
-        self.too_big(given.iter().take(request.max_nodes), model)
+    pub(super) fn does_not_fit(&self, request: &PlanRequest) -> PlanError {
+        self.too_big(self.memory_bytes.clone(), request)
     }
 
     /// The same where no node can take even one layer.
-    fn given(&self, nodes: &[PlanNode], model: &ModelShape, request: &PlanRequest) -> PlanError {
-        let mut given: Vec<u64> = nodes
-            .iter()
-            .filter(|node| !request.exclude.contains(&node.node))
-            .map(|node| node.memory_bytes)
-            .collect();
-        given.sort_unstable_by(|a, b| b.cmp(a));
-        self.too_big(given.iter().take(request.max_nodes), model)
+    fn fits_nowhere(&self, nodes: &[PlanNode], request: &PlanRequest) -> PlanError {
+        let allowed = nodes.iter().filter(|node| !request.exclude.contains(&node.node));
+        self.too_big(allowed.map(|node| node.memory_bytes).collect(), request)
     }
 
-    fn too_big<'a>(&self, given: impl Iterator<Item = &'a u64>, model: &ModelShape) -> PlanError {
-        let stages = (0..model.layer_bytes.len()).map(|i| self.memory(i, i + 1));
+    fn too_big(&self, mut given: Vec<u64>, request: &PlanRequest) -> PlanError {
+        given.sort_unstable_by(|a, b| b.cmp(a));
+        let most = given.into_iter().take(request.max_nodes);
         PlanError::DoesNotFit {
             needed_bytes: self.memory(0, self.n_layer),
-            given_bytes: given.copied().fold(0, u64::saturating_add),
-            largest_layer_bytes: stages.max().unwrap_or(0),
+            given_bytes: most.fold(0, u64::saturating_add),
+            largest_layer_bytes: self.single_layers().max().unwrap_or(0),
         }
     }
-}
-
-/// Bytes of a token's message: none to itself.
-fn token_bytes(node: NodeId, request: &PlanRequest) -> u64 {
-    if node == request.driver { 0 } else { TOKEN_BYTES }
 }
 
 /// Whether a node may run `[start, end)`: its own pin, or, without one, no layer of any pin.
