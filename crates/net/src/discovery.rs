@@ -45,7 +45,7 @@ use tokio_util::{
 pub use observations::{InterfaceObservations, MemberSeen, Observations};
 pub use packet::Method;
 
-use crate::{Error, Interfaces};
+use crate::{Error, Interfaces, key_file};
 use actor::Actor;
 use limits::{AnswerLimit, LogLimit, News};
 use packet::PacketKey;
@@ -136,8 +136,7 @@ impl Discovery {
     /// Outside a tokio runtime.
     pub fn start(config: DiscoveryConfig) -> Result<Self, Error> {
         config.interfaces.chosen()?;
-        let [a, b, c, d, e, f, g, h, ..] = crate::key_file::random()?;
-        let seed = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
+        let seed = u64::from_le_bytes(key_file::random()?);
         let settings = Settings { keys: Vec::new(), addrs: Vec::new(), looking: Looking::No };
         let settings = Arc::new(Mutex::new(settings));
         let has_changed = Arc::new(Notify::new());

@@ -178,10 +178,7 @@ fn tags(keys: &[MemberKey], nonce: &[u8; 32], exporter: &[u8; 32]) -> Result<[Ta
     for (i, tag) in tags.iter_mut().enumerate() {
         *tag = match keys.get(i) {
             Some(key) => key.tag(nonce, exporter),
-            None => {
-                let random = key_file::random()?;
-                std::array::from_fn(|i| random[i])
-            }
+            None => key_file::random()?,
         };
     }
     Ok(tags)

@@ -1,4 +1,5 @@
-//! Files that hold one 32-byte key: 64 hexadecimal digits and a line feed, mode 0600.
+//! Files that are the owner's alone (mode 0600), and what goes into them: randomness, and keys of 32 bytes as 64
+//! hexadecimal digits and a line feed.
 
 use std::{
     fs::{self, OpenOptions},
@@ -13,9 +14,9 @@ use crate::Error;
 /// Digits and a line feed.
 const FILE_BYTES: u64 = 65;
 
-/// Returns 32 random bytes.
-pub(crate) fn random() -> Result<[u8; 32], Error> {
-    let mut bytes = [0; 32];
+/// Returns random bytes.
+pub(crate) fn random<const N: usize>() -> Result<[u8; N], Error> {
+    let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| Error::Random { source: error.into() })?;
     Ok(bytes)
 }
@@ -99,9 +100,8 @@ pub(crate) fn write_bytes(path: &Path, bytes: &[u8]) -> Result<(), Error> {
 
 /// A fresh name in the same directory: a rename does not cross file systems, and Android has no shared place for it.
 fn temporary_path(path: &Path) -> Result<PathBuf, Error> {
-    let [a, b, c, d, ..] = random()?;
     let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(format!(".{:08x}.part", u32::from_le_bytes([a, b, c, d])));
+    name.push(format!(".{:08x}.part", u32::from_le_bytes(random()?)));
     Ok(path.with_file_name(name))
 }
 

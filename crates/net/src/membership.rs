@@ -235,10 +235,8 @@ impl Membership {
     /// If the system has no randomness, or the file cannot be written.
     pub fn invite(&self, invite: Invite, addrs: Vec<SocketAddr>) -> Result<Ticket, Error> {
         let now_s = self.now_s();
-        let [secret, _] = *key_file::random()?.as_chunks::<16>().0 else {
-            unreachable!("32 bytes are two times 16")
-        };
-        let secret = self.state().invitations.add(secret, &invite, now_s);
+        let random = key_file::random()?;
+        let secret = self.state().invitations.add(random, &invite, now_s);
         self.inner.changed.send_modify(|version| *version += 1);
         self.save()?;
         let expires_s = invite.expires_at.map(unix_seconds);

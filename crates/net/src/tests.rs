@@ -37,7 +37,7 @@ pub(crate) struct Directory(PathBuf);
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        let name = data_encoding::HEXLOWER.encode(&key_file::random().unwrap());
+        let name = data_encoding::HEXLOWER.encode(&key_file::random::<16>().unwrap());
         let path = std::env::temp_dir().join(format!("shoal-net-{name}"));
         fs::create_dir(&path).unwrap();
         Self(path)

@@ -192,9 +192,7 @@ impl Actor {
         {
             return Ok(*nonce);
         }
-        let [nonce, _] = *key_file::random()?.as_chunks::<NONCE_BYTES>().0 else {
-            unreachable!("32 bytes are two nonces");
-        };
+        let nonce = key_file::random()?;
         if self.nonces.len() == MAX_NONCES {
             self.nonces.pop_front();
         }
