@@ -1,5 +1,6 @@
 //! The network between nodes: identities, tickets, an endpoint that dials by key, the handshake that proves membership,
-//! framed streams, the search for peers ([`Discovery`]) and what is wrong with a network ([`diagnose`]). This is the only crate that knows the QUIC library (iroh); nothing of it leaks through this API.
+//! framed streams, the search for peers ([`Discovery`]) and what is wrong with a network ([`diagnose`]). This is the only
+//! crate that knows the QUIC library (iroh); nothing of it leaks through this API.
 //!
 //! ```text
 //! Identity ───┐
@@ -35,6 +36,7 @@ mod knock;
 mod membership;
 mod plane;
 mod proof;
+mod reader;
 mod relay;
 mod stranger;
 mod ticket;

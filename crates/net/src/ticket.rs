@@ -25,6 +25,8 @@ use std::{
 use data_encoding::BASE32_NOPAD;
 use shoal_proto::NodeId;
 
+use crate::reader::Reader;
+
 const NAME: &str = "shoal";
 const VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
@@ -217,16 +219,6 @@ impl Ticket {
         }
         let single_use = first & SINGLE_USE != 0;
         reader.0.is_empty().then_some(Self { node, secret, single_use, expires_s, addrs })
-    }
-}
-
-struct Reader<'a>(&'a [u8]);
-
-impl Reader<'_> {
-    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*taken)
     }
 }
 

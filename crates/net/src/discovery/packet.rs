@@ -12,6 +12,8 @@ use std::net::{IpAddr, SocketAddr};
 
 use shoal_proto::NodeId;
 
+use crate::reader::Reader;
+
 /// Longest packet, in bytes: below every MTU, and small enough that a sweep costs nothing.
 pub(crate) const MAX_BYTES: usize = 512;
 /// Most addresses in a packet: a phone has two or three.
@@ -155,15 +157,15 @@ impl Packet {
             return Err(Rejected::Garbage);
         }
         let mut header = Reader(bytes);
-        if header.array() != Some(MAGIC) {
+        if header.take() != Some(MAGIC) {
             return Err(Rejected::Garbage);
         }
         let version = header.byte().ok_or(Rejected::Garbage)?;
         if version != VERSION {
             return Err(Rejected::Version(version));
         }
-        let [kind, method] = header.array().ok_or(Rejected::Garbage)?;
-        let tag = header.array().ok_or(Rejected::Garbage)?;
+        let [kind, method] = header.take().ok_or(Rejected::Garbage)?;
+        let tag = header.take().ok_or(Rejected::Garbage)?;
         let at = keys.iter().position(|key| key.tag == tag).ok_or(Rejected::OtherCluster(tag))?;
         let (signed, mac) = bytes.split_last_chunk::<MAC_BYTES>().ok_or(Rejected::Garbage)?;
         // The comparison of hashes takes the same time wherever they differ.
@@ -176,36 +178,28 @@ impl Packet {
     }
 }
 
-struct Reader<'a>(&'a [u8]);
-
 impl Reader<'_> {
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (array, rest) = self.0.split_first_chunk()?;
-        self.0 = rest;
-        Some(*array)
-    }
-
     fn byte(&mut self) -> Option<u8> {
-        self.array().map(|[byte]| byte)
+        self.take().map(|[byte]| byte)
     }
 
     fn addr(&mut self) -> Option<SocketAddr> {
         let ip = match self.byte()? {
-            4 => IpAddr::from(self.array::<4>()?),
-            6 => IpAddr::from(self.array::<16>()?),
+            4 => IpAddr::from(self.take::<4>()?),
+            6 => IpAddr::from(self.take::<16>()?),
             _ => return None,
         };
-        Some(SocketAddr::new(ip, u16::from_le_bytes(self.array()?)))
+        Some(SocketAddr::new(ip, u16::from_le_bytes(self.take()?)))
     }
 
     /// What follows the tag; `None` unless it is used up exactly.
     fn packet(mut self, kind: u8, method: u8) -> Option<Packet> {
         let kind = [Kind::Query, Kind::Answer].into_iter().find(|known| known.code() == kind)?;
         let method = Method::ALL.into_iter().find(|known| known.code() == method)?;
-        let node = NodeId(self.array()?);
-        let run = u64::from_le_bytes(self.array()?);
-        let nonce = self.array()?;
-        let unix_s = u64::from_le_bytes(self.array()?);
+        let node = NodeId(self.take()?);
+        let run = u64::from_le_bytes(self.take()?);
+        let nonce = self.take()?;
+        let unix_s = u64::from_le_bytes(self.take()?);
         let n_addrs = usize::from(self.byte()?);
         if n_addrs > MAX_ADDRS {
             return None;
