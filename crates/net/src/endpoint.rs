@@ -28,7 +28,7 @@ use crate::{
     Connection, Error, Identity, Interfaces, Membership, Plane, Relay, Ticket,
     accept::{Acceptor, MAX_READY},
     handshake,
-    interfaces::InterfaceAddr,
+    interfaces::{self, InterfaceAddr},
     join, relay,
 };
 
@@ -43,8 +43,6 @@ const SEND_WINDOW: u64 = 16 * 1024 * 1024;
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// Probe time-outs in a row after which a path counts as congested through and through; the usual number is 3 (RFC 9002, 7.6).
 const PERSISTENT_CONGESTION: u32 = 12;
-/// How often the interfaces' addresses are compared: Android tells nobody that they have changed.
-const INTERFACE_POLL: Duration = Duration::from_secs(2);
 /// How long closing waits for the peers to hear the goodbye.
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(3);
 /// TLS alert 120, `no_application_protocol` (RFC 7301).
@@ -407,7 +405,7 @@ async fn watch_network(
     addr_changes: watch::Sender<u64>,
     stop: CancellationToken,
 ) {
-    let mut poll = time::interval(INTERFACE_POLL);
+    let mut poll = time::interval(interfaces::POLL);
     poll.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
     let mut known = interfaces.addrs().ok();
     loop {

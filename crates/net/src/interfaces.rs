@@ -3,9 +3,13 @@
 use std::{
     collections::BTreeSet,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    time::Duration,
 };
 
 use crate::Error;
+
+/// How often interfaces are compared with what they were: Android tells nobody that they have changed.
+pub(crate) const POLL: Duration = Duration::from_secs(2);
 
 /// The network interfaces that an endpoint binds.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex},
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime},
 };
 
 use tokio::{
@@ -22,10 +22,8 @@ use super::{
     schedule::{Schedule, Step},
     sockets::{Asker, Datagram, Sockets, errno},
 };
-use crate::key_file;
+use crate::{interfaces, key_file, ticket::unix_seconds};
 
-/// How often the interfaces are compared: Android tells nobody that they have changed.
-const INTERFACE_POLL: Duration = Duration::from_secs(2);
 /// How long a nonce is used, and how many are remembered: an answer is taken for at most 20 s.
 const NONCE_USE: Duration = Duration::from_secs(5);
 const MAX_NONCES: usize = 4;
@@ -57,7 +55,7 @@ impl Actor {
         mut inbox: mpsc::Receiver<Datagram>,
         stop: CancellationToken,
     ) {
-        let mut poll = time::interval(INTERFACE_POLL);
+        let mut poll = time::interval(interfaces::POLL);
         poll.set_missed_tick_behavior(time::MissedTickBehavior::Delay);
         loop {
             let next = self.schedule.next_at();
@@ -178,7 +176,7 @@ impl Actor {
             node: self.config.id,
             run: self.config.run,
             nonce,
-            unix_s: unix_s(),
+            unix_s: unix_seconds(SystemTime::now()),
             addrs: self.addrs.clone(),
             software: self.config.software.clone(),
         };
@@ -249,7 +247,7 @@ impl Actor {
 
     fn note(&self, packet: &Packet, source: SocketAddr) {
         let mut observations = lock(&self.observations);
-        observations.member(packet, source, unix_s());
+        observations.member(packet, source, unix_seconds(SystemTime::now()));
         let Some(name) = self.sockets.interface_of(source) else {
             return;
         };
@@ -293,10 +291,6 @@ fn dialable(source: SocketAddr, said: &[SocketAddr]) -> Vec<SocketAddr> {
         }
     }
     addrs
-}
-
-fn unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
