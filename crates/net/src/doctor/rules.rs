@@ -1,9 +1,6 @@
 //! The doctor's rules, one function each.
 
-use std::{
-    io,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::{io, net::IpAddr};
 
 use super::{Facts, Finding, RememberedMember, Severity};
 use crate::{InterfaceKind, InterfaceObservations, Method};
@@ -31,6 +28,10 @@ pub(super) const ALL: [Rule; 14] = [
 const LAN_PERMISSION_SDK: u32 = 37;
 /// Queries without an answer that mean something: WiFi loses single ones.
 const ENOUGH_QUERIES: u64 = 3;
+/// Queries that ask many at once.
+const GROUP: [Method; 2] = [Method::Multicast, Method::Broadcast];
+/// Queries that ask one host.
+const UNICAST: [Method; 2] = [Method::Sweep, Method::Hint];
 /// The subnets of Android's own hotspot and of WiFi Direct.
 const HOTSPOT_NETS: [[u8; 3]; 2] = [[192, 168, 43], [192, 168, 49]];
 
@@ -191,8 +192,8 @@ fn duplicate_identity(facts: &Facts) -> Vec<Finding> {
 
 /// Members that were on this subnet and are silent there, though the network works.
 fn isolated<'a>(facts: &'a Facts, seen: &InterfaceObservations) -> Vec<&'a RememberedMember> {
-    let (asked, answered) = total(seen, &[Method::Sweep, Method::Hint]);
-    let (_, answered_group) = total(seen, &[Method::Multicast, Method::Broadcast]);
+    let (asked, answered) = total(seen, &UNICAST);
+    let (_, answered_group) = total(seen, &GROUP);
     let is_silent = answered + answered_group == 0 && seen.heard.is_empty();
     let was_here =
         |member: &&RememberedMember| member.addrs.iter().any(|addr| is_near(seen, addr.ip()));
@@ -271,10 +272,9 @@ fn gateway(facts: &Facts) -> Vec<Finding> {
 
 fn filtered_multicast(facts: &Facts) -> Vec<Finding> {
     let is_filtered = |seen: &InterfaceObservations| {
-        let (sent, answered) = total(seen, &[Method::Multicast, Method::Broadcast]);
-        let (_, unicast) = total(seen, &[Method::Sweep, Method::Hint]);
-        let group = [Method::Multicast, Method::Broadcast];
-        let is_heard = group.iter().any(|method| seen.heard.contains_key(method));
+        let (sent, answered) = total(seen, &GROUP);
+        let (_, unicast) = total(seen, &UNICAST);
+        let is_heard = GROUP.iter().any(|method| seen.heard.contains_key(method));
         sent >= ENOUGH_QUERIES && answered == 0 && !is_heard && unicast > 0
     };
     let filtered = local(facts).filter(|(_, seen)| is_filtered(seen));
@@ -296,9 +296,8 @@ fn filtered_multicast(facts: &Facts) -> Vec<Finding> {
 fn hotspot(facts: &Facts) -> Vec<Finding> {
     let mut findings = Vec::new();
     let is_hotspot = |(_, kind, seen): &(&str, InterfaceKind, &InterfaceObservations)| {
-        let has_net = seen.addrs.iter().filter_map(|ip| net_of(*ip));
-        *kind == InterfaceKind::Hotspot
-            || has_net.into_iter().any(|net| HOTSPOT_NETS.contains(&net))
+        let mut nets = seen.addrs.iter().filter_map(|ip| net_of(*ip));
+        *kind == InterfaceKind::Hotspot || nets.any(|net| HOTSPOT_NETS.contains(&net))
     };
     if let Some((name, ..)) = outward(facts).find(is_hotspot) {
         findings.push(finding(
@@ -308,8 +307,7 @@ fn hotspot(facts: &Facts) -> Vec<Finding> {
             "Put all devices on the same hotspot, or all on the same WiFi.",
         ));
     }
-    let is_private =
-        |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if ip.is_private() && ip != Ipv4Addr::UNSPECIFIED);
+    let is_private = |ip: IpAddr| matches!(ip, IpAddr::V4(ip) if ip.is_private());
     let is_far = |ip: IpAddr| is_private(ip) && !local(facts).any(|(_, seen)| is_near(seen, ip));
     let far = facts.observations.members.iter().find(|(_, seen)| is_far(seen.source.ip()));
     if let Some((node, seen)) = far {
