@@ -56,7 +56,7 @@ pub type Entry = (NodeId, u64);
 
 /// Who belongs to a cluster, and its secrets.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(try_from = "Parts", into = "Parts")]
+#[serde(try_from = "Parts")]
 pub struct Roll {
     cluster: ClusterId,
     /// Generation and secret, strictly descending: the current one first.
@@ -67,8 +67,8 @@ pub struct Roll {
     revoked: Vec<Entry>,
 }
 
-/// A roll as it comes over the wire, before it is checked.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+/// A roll as it comes over the wire, before it is checked: the fields of [`Roll`] in their order.
+#[derive(Deserialize)]
 struct Parts {
     cluster: ClusterId,
     secrets: Vec<(u64, ClusterSecret)>,
@@ -246,13 +246,6 @@ impl TryFrom<Parts> for Roll {
             }
         }
         Ok(Self { cluster, secrets, admitted, revoked })
-    }
-}
-
-impl From<Roll> for Parts {
-    fn from(roll: Roll) -> Self {
-        let Roll { cluster, secrets, admitted, revoked } = roll;
-        Self { cluster, secrets, admitted, revoked }
     }
 }
 

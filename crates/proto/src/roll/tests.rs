@@ -184,7 +184,7 @@ proptest! {
         prop_assert_eq!(merged(&a, &a), a.clone());
         let mut ab = merged(&a, &b);
         prop_assert!(!ab.merge(&a) && !ab.merge(&b), "nothing new is left");
-        prop_assert_eq!(Roll::try_from(Parts::from(ab.clone())), Ok(ab));
+        prop_assert_eq!(control::decode(&control::encode(&ab)), Ok(ab));
     }
 
     #[test]
