@@ -520,7 +520,8 @@ impl Handler for Inner {
             | Request::Leave
             | Request::Echo { .. }
             | Request::StageLost { .. }
-            | Request::Doubt { .. } => {
+            | Request::Doubt { .. }
+            | Request::Dial => {
                 Response::Refused { message: "answered by the control plane itself".into() }
             }
         }

@@ -91,15 +91,6 @@ pub(crate) struct Peers {
     hurry: Notify,
 }
 
-/// Ends a connection that was replaced, if nobody answers on it any more: the transport keeps to the ways of its connections,
-/// and would send new dials where the peer is no longer.
-async fn end_if_dead(older: Connection) {
-    let echo = Request::Echo { bytes: Vec::new() };
-    if older.request(&echo, OTHER_LIFE_TIMEOUT).await.is_err() {
-        older.close("replaced");
-    }
-}
-
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What these mutexes guard is changed by calls that either complete or leave it as it was.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -486,7 +477,8 @@ impl Peers {
             let older = lock(&peers.connections).insert(peer, (number, connection.clone()));
             let mut older = older.map(|(_, connection)| connection);
             if let Some(older) = older.clone() {
-                peers.spawn(end_if_dead(older));
+                let (of, newer) = (Arc::clone(&peers), connection.clone());
+                peers.spawn(async move { of.replace(&older, &newer).await });
             }
             peers.apply(Event::Connected(peer));
             handler.peer_connected(peer);
@@ -510,6 +502,44 @@ impl Peers {
             };
             peers.connection_ended(peer, number, &reason, &handler).await;
         });
+    }
+
+    /// Ends a connection that was replaced, and all others that go where it goes, if nobody answers there any more: they would
+    /// keep the transport on a way that leads nowhere. Even without them it leaves that way only when the peer connects once
+    /// more: iroh 1.4.1 chooses among the ways to a peer when a connection or a way comes, and not when one of several ends.
+    async fn replace(&self, older: &Connection, newer: &Connection) {
+        let (peer, addr) = (newer.peer(), older.remote_addr());
+        let is_closed = async {
+            // A process that was started again has another port: then nobody need wait for an echo.
+            match addr {
+                Some(addr) => shoal_net::is_port_closed(addr, KNOCK_TIMEOUT).await,
+                None => true,
+            }
+        };
+        let echo = Request::Echo { bytes: Vec::new() };
+        let answered = older.request(&echo, OTHER_LIFE_TIMEOUT);
+        tokio::pin!(answered, is_closed);
+        let is_dead = tokio::select! {
+            biased;
+            answer = &mut answered => answer.is_err(),
+            is_closed = &mut is_closed => is_closed || answered.await.is_err(),
+        };
+        if !is_dead {
+            return;
+        }
+        older.close("replaced");
+        let elsewhere = addr.filter(|_| newer.remote_addr() != addr);
+        if let (Some(endpoint), Some(addr)) = (&self.endpoint, elsewhere) {
+            endpoint.give_up(peer, addr);
+        }
+        self.ask_to_dial(peer).await;
+    }
+
+    /// Asks a peer that lives to connect to this node, since dials in the other direction are lost.
+    pub(crate) async fn ask_to_dial(&self, peer: NodeId) {
+        if let Err(error) = self.ask(peer, &Request::Dial, ANSWER_TIMEOUT).await {
+            debug!(peer = %peer.short(), %error, "peer was not asked to dial");
+        }
     }
 
     async fn connection_ended<H: Handler>(
@@ -598,6 +628,15 @@ impl Peers {
             }
             Request::Doubt { node } => {
                 self.doubt(node);
+                Response::Ok
+            }
+            Request::Dial => {
+                let (peers, handler) = (Arc::clone(self), Arc::clone(handler));
+                self.spawn(async move {
+                    if let Err(error) = peers.dial(peer, &peers.addrs(peer), &handler).await {
+                        debug!(peer = %peer.short(), %error, "dial failed");
+                    }
+                });
                 Response::Ok
             }
             request => handler.handle(peer, request).await,

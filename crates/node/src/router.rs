@@ -397,6 +397,9 @@ impl Link {
                 // Silence is not death: a phone that hands over from one WiFi to another is back in a moment.
                 Err(error) => {
                     debug!(peer = %self.peer.short(), %error, "link is tried again");
+                    if matches!(error, shoal_net::Error::TimedOut { .. }) {
+                        peers.ask_to_dial(self.peer).await;
+                    }
                     tokio::select! {
                         () = tokio::time::sleep(RETRY_PAUSE) => {}
                         () = self.renew.notified() => {}
@@ -422,7 +425,12 @@ impl Link {
         peers: &Peers,
         unsent: &mut VecDeque<Frame>,
     ) -> Result<Pumped, shoal_net::Error> {
-        let connection = endpoint.connect(self.peer, &peers.addrs(self.peer), Plane::Data).await?;
+        let addrs = peers.addrs(self.peer);
+        let connection = tokio::select! {
+            biased;
+            dialled = endpoint.connect(self.peer, &addrs, Plane::Data) => dialled?,
+            () = self.renew.notified() => return Ok(Pumped::Renew),
+        };
         let mut sender = connection.frame_sender().await?;
         loop {
             while let Some(frame) = unsent.front() {

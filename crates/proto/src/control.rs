@@ -288,6 +288,8 @@ pub enum Request {
         /// The node.
         node: NodeId,
     },
+    /// "Connect to me": the sender's transport keeps to a way to the receiver that is dead.
+    Dial,
     /// "Load your stage of this instance."
     Load {
         /// The instance; its placement names the receiver.
