@@ -16,9 +16,11 @@ const N_NODES: [usize; 2] = [3, 4];
 const N_PREFILL: usize = 13;
 /// Pieces of an answer after which a stage is lost.
 const N_DECODE: usize = 48;
-/// Pieces that an answer should have, and seeds that are tried for it.
+/// Pieces that an answer should have, and questions that are tried for it.
 const N_PIECES_MIN: usize = 24;
-const N_SEEDS_MAX: usize = 4;
+const N_TRIALS_MAX: usize = 6;
+/// More than the questions of all cases.
+pub(crate) const N_NUMBERS: usize = 100_000;
 /// How tokens are chosen.
 const TEMPERATURES: [f32; 2] = [0.0, 1.0];
 /// Answers under way at the same time.
@@ -62,16 +64,16 @@ impl Case {
     /// answers that are long enough for a loss to come late.
     pub(crate) fn asks(&self, oracle: &Client) -> Vec<(Ask, Answer)> {
         let ask = |i| {
-            let mut ask = ask(self.number * 8 + i, self.position, self.temperature);
             let mut trials: Vec<(Ask, Answer)> = Vec::new();
-            for _ in 0..N_SEEDS_MAX {
+            for trial in 0..N_TRIALS_MAX {
+                let number = trial * N_NUMBERS + self.number * 8 + i;
+                let ask = ask(number, self.position, self.temperature);
                 let answer = oracle.ask("demo", &ask, |_| true);
                 let is_long = answer.pieces.len() >= N_PIECES_MIN;
-                trials.push((ask.clone(), answer));
+                trials.push((ask, answer));
                 if is_long {
                     break;
                 }
-                ask.seed += 1;
             }
             trials.into_iter().max_by_key(|(_, answer)| answer.pieces.len()).expect("at least one")
         };
@@ -95,10 +97,10 @@ pub(crate) fn ask(number: usize, position: Position, temperature: f32) -> Ask {
     let question = QUESTIONS[number % QUESTIONS.len()];
     let (text, max_tokens) = match position {
         // The number comes first: what comes after it is nowhere held.
-        Position::Prefill(_) => (format!("{number}:{} {question}", digits(number)), 24),
+        Position::Prefill(_) => (format!("{number}:{} {question}", digits(number)), 32),
         Position::Decode(_) => (format!("{question} ({number})"), 64),
     };
-    let seed = u64::try_from(number).expect("small") << 8;
+    let seed = u64::try_from(number).expect("small");
     Ask { text, temperature, seed, max_tokens }
 }
 

@@ -30,7 +30,7 @@ pub(crate) enum Loss {
     Stall,
     /// Two stages are lost at once, each in one of the ways above.
     Pair,
-    /// A node is killed, and another one while its layers are moved.
+    /// A node is killed, and whoever takes its layers as soon as he is known.
     Replacement,
     /// The node is out of reach until the answer is complete.
     Silence,
@@ -102,7 +102,10 @@ enum Then {
 /// Takes a stage away that is not the first node's, if it is not a runner.
 pub(crate) fn strike(fleet: &mut Fleet, loss: Loss, chance: &mut Chance) -> Struck {
     let placed = fleet.placed().expect("the first node is well");
-    let others: Vec<usize> = placed.stages.iter().copied().filter(|&i| i != 0).collect();
+    let mut stages = placed.stages;
+    // Not in the order of the layers: that one is another one in each cluster.
+    stages.sort_unstable();
+    let others: Vec<usize> = stages.iter().copied().filter(|&i| i != 0).collect();
     let victim = chance.pick(&others);
     let away = Duration::from_millis(chance.pick(&AWAY_MS));
     let mut struck = Struck {
@@ -114,7 +117,7 @@ pub(crate) fn strike(fleet: &mut Fleet, loss: Loss, chance: &mut Chance) -> Stru
     match loss {
         Loss::Runner => {
             // The first node's runner may go too: only the node itself must not.
-            let i = chance.pick(&placed.stages);
+            let i = chance.pick(&stages);
             struck.what = format!("{} ({})", loss.name(), fleet.nodes[i].name);
             kill_runner(fleet, i);
         }
@@ -191,10 +194,16 @@ pub(crate) fn follow(fleet: &mut Fleet, struck: &mut Struck, is_over: impl Fn() 
             let _ = wait("a replacement", RECOVERY_STARTS, || {
                 let placed = fleet.placed()?;
                 let is_new = placed.epoch > epoch;
-                found = placed.stages.into_iter().rev().find(|&i| is_new && i != 0 && i != dead);
+                // The first node itself must live, but not its runner.
+                let mut stages = placed.stages.into_iter().rev().filter(|&i| is_new && i != dead);
+                found = stages.next();
                 Ok(is_new || is_over())
             });
             match found {
+                Some(0) => {
+                    struck.what += ", then the runner of node-0";
+                    kill_runner(fleet, 0);
+                }
                 Some(i) => {
                     struck.what += &format!(", then {}", fleet.nodes[i].name);
                     kill(fleet, i, struck);

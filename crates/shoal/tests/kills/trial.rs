@@ -88,8 +88,8 @@ fn run(losses: &[Loss], oracle: &Machine, start: impl Fn(usize) -> Fleet) -> Rep
 
 /// Measures what nobody disturbs, and sees that it is right.
 fn stand_of(mut fleet: Fleet, oracle: &Node) -> Stand {
-    /// Beyond the numbers of all cases.
-    const UNDISTURBED: usize = 1_000_000;
+    /// Nothing that a case asks.
+    const UNDISTURBED: usize = 99 * cases::N_NUMBERS;
     let ready = fleet.wait_for_all().and_then(|()| fleet.place(fleet.nodes.len()));
     ready.unwrap_or_else(|why| panic!("{why}\n{}", fleet.logs(N_LOG_LINES)));
     let mut usual = [1, 4].map(|n_requests| {
