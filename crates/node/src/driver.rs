@@ -439,22 +439,13 @@ fn count(n: usize) -> u32 {
 /// The beginning of a request's trace.
 fn trace(ctx: &Context, job: &Job) -> Trace {
     let started = job.received.elapsed();
+    let stages = job.instance.placement.stages.iter().map(|stage| stage.node).collect();
+    let model = job.instance.model.name.clone();
+    let n_prompt = count(job.prompt.len());
     Trace {
-        id: 0,
-        model: job.instance.model.name.clone(),
-        instance: job.instance.id,
-        driver: ctx.id,
-        stages: job.instance.placement.stages.iter().map(|stage| stage.node).collect(),
         received: SystemTime::now().checked_sub(started).unwrap_or(SystemTime::UNIX_EPOCH),
         prepared: job.prepared,
         started,
-        n_prompt: count(job.prompt.len()),
-        n_cached: 0,
-        n_generated: 0,
-        first_token: None,
-        ended: None,
-        outcome: "running",
-        steps: Vec::new(),
-        n_steps: 0,
+        ..Trace::new(model, job.instance.id, ctx.id, stages, n_prompt)
     }
 }

@@ -334,6 +334,17 @@ struct Parts<'a> {
     extra: Vec<u8>,
 }
 
+/// What must be zero of the fields that not every kind uses: one frame has one encoding.
+fn unused(kind: u8, position: u32, stage: u16, prefix_hash: u64) -> u64 {
+    let unless = |is_used: bool, value: u64| if is_used { 0 } else { value };
+    let has_hash = matches!(kind, kind::STEP | kind::HAVE);
+    let has_stage = matches!(kind, kind::STEP | kind::PROBE | kind::HAVE);
+    let has_position = !matches!(kind, kind::LOST | kind::FAILED | kind::CLOSE);
+    unless(has_hash, prefix_hash)
+        | unless(has_stage, stage.into())
+        | unless(has_position, position.into())
+}
+
 /// Reads and checks a frame's header.
 ///
 /// # Errors
@@ -349,16 +360,8 @@ pub fn decode_header(bytes: &[u8; HEADER_BYTES]) -> Result<Header, FrameError> {
     if !(kind::STEP..=kind::CLOSE).contains(&kind) {
         return Err(FrameError::Kind { got: kind });
     }
-    // Fields that a kind does not use are reserved too: one frame has one encoding.
-    let unless = |is_used: bool, value: u64| if is_used { 0 } else { value };
-    let has_hash = matches!(kind, kind::STEP | kind::HAVE);
-    let has_stage = matches!(kind, kind::STEP | kind::PROBE | kind::HAVE);
-    let has_position = !matches!(kind, kind::LOST | kind::FAILED | kind::CLOSE);
     let stage = u16::from_le_bytes([bytes[6], bytes[7]]);
-    let reserved = u64_at(88)
-        | unless(has_hash, u64_at(80))
-        | unless(has_stage, stage.into())
-        | unless(has_position, u32_at(64).into());
+    let reserved = u64_at(88) | unused(kind, u32_at(64), stage, u64_at(80));
     let [n_tokens, n_embd, n_extra] = [68, 72, 76].map(u32_at);
     let tokens_expected = match kind {
         kind::STEP => (1..=MAX_STEP_TOKENS, "1 to 512"),

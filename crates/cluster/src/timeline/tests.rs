@@ -1,3 +1,5 @@
+//! A timeline alone, and against stages that lose what they hold over a network that loses what is said.
+
 use std::collections::VecDeque;
 
 use super::*;
