@@ -12,6 +12,7 @@ mod layers;
 pub mod model;
 pub mod roll;
 mod sampling;
+pub mod stored;
 
 pub use chunks::ChunkSet;
 pub use id::{Epoch, InstanceId, NodeId, ParseNodeIdError, SequenceId};
