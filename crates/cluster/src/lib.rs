@@ -8,14 +8,20 @@
 //!
 //! [`planner`] decides where a model should run, and says why. [`timeline`] is one request: what its driver sends, and how it
 //! goes on after a loss.
+//! [`planner`] decides where a model should run, and says why. [`Betterment`] and [`Straggler`] decide when a change
+//! is worth its trouble: that a better placement has lasted, that a stage is slow.
 
+mod betterment;
 mod membership;
 pub mod planner;
 mod state;
+mod straggler;
 pub mod timeline;
 
+pub use betterment::{Advice, Betterment};
 pub use membership::{Liveness, Member, Timing};
 pub use state::{Action, Event, State};
+pub use straggler::Straggler;
 
 /// A moment, as the time since any fixed start.
 pub type Time = std::time::Duration;
