@@ -8,20 +8,22 @@
 //!
 //! [`planner`] decides where a model should run, and says why. [`timeline`] is one request: what its driver sends, and how it
 //! goes on after a loss.
-//! [`planner`] decides where a model should run, and says why. [`Betterment`] and [`Straggler`] decide when a change
-//! is worth its trouble: that a better placement has lasted, that a stage is slow.
+//! [`planner`] decides where a model should run, and says why. [`Betterment`], [`Straggler`] and [`Strain`] decide when a change
+//! is worth its trouble: that a better placement has lasted, that a stage is slow, that a device suffers.
 
 mod betterment;
 mod membership;
 pub mod planner;
 mod state;
 mod straggler;
+mod strain;
 pub mod timeline;
 
 pub use betterment::{Advice, Betterment};
 pub use membership::{Liveness, Member, Timing};
 pub use state::{Action, Event, State};
 pub use straggler::Straggler;
+pub use strain::Strain;
 
 /// A moment, as the time since any fixed start.
 pub type Time = std::time::Duration;

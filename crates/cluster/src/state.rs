@@ -17,6 +17,7 @@ mod awake;
 mod heal;
 mod instances;
 mod life;
+mod moves;
 
 /// Most peers that are kept; a home has tens. The bound keeps a peer's gossip from filling the memory.
 const MEMBERS_MAX: usize = 256;
@@ -80,6 +81,13 @@ pub enum Event {
         /// The node whose stage it was.
         node: NodeId,
     },
+    /// What this node was doing under an epoch of its own has failed for now: it is to be tried again.
+    GivenUp {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+    },
 }
 
 /// Something to do.
@@ -106,6 +114,23 @@ pub enum Action {
         /// was placing them is gone.
         lost: Vec<NodeId>,
     },
+    /// Place an instance that runs anew, as its coordinator, over other nodes than these, which give their layers away. It goes
+    /// on as it is until the others are ready, and if they cannot take it.
+    Move {
+        /// The instance.
+        instance: InstanceId,
+        /// The epoch to use, given to this node for this purpose alone.
+        epoch: Epoch,
+        /// The nodes that it is to leave.
+        leaving: Vec<NodeId>,
+    },
+    /// See that other nodes have at hand what an instance would need without these, which are suspects. Nothing is placed.
+    Prepare {
+        /// The instance.
+        instance: InstanceId,
+        /// The suspects.
+        without: Vec<NodeId>,
+    },
 }
 
 /// What a node knows of its cluster.
@@ -117,6 +142,8 @@ pub struct State {
     clock: AwakeClock,
     /// When the device last woke from a sleep in which others may have given it up.
     woke_at: Option<Time>,
+    /// When instances of an earlier life were taken in.
+    restored_at: Option<Time>,
     members: BTreeMap<NodeId, Member>,
     instances: Instances,
     own: Option<NodeRecord>,
@@ -132,6 +159,7 @@ impl State {
             timing,
             clock: AwakeClock::default(),
             woke_at: None,
+            restored_at: None,
             members: BTreeMap::new(),
             instances: Instances::default(),
             own: None,
@@ -149,7 +177,13 @@ impl State {
                 false
             }
             Event::Record(record) => self.apply_record(record, now),
-            Event::Connected(node) => self.with(node, |member| member.connected(&timing, now)),
+            Event::Connected(node) => {
+                let changed = self.with(node, |member| member.connected(&timing, now));
+                if changed {
+                    self.retry_soon(now);
+                }
+                changed
+            }
             Event::Heard(node) => self.with(node, |member| member.heard(&timing, now)),
             Event::Heartbeat { node, record_version, instances, vitals } => {
                 let own = self.instances.digest();
@@ -188,6 +222,17 @@ impl State {
             Event::StageLost { instance, epoch, node } => {
                 self.instances.stage_lost(instance, epoch, node)
             }
+            Event::GivenUp { instance, epoch } => self.instances.give_up(instance, epoch),
+        }
+    }
+
+    /// Takes in what an earlier life of this node knew of instances. Nothing of it is mended for twice the time after which
+    /// silence means death: after a power cut the other nodes start when they can, and have their stages on disk as this one.
+    pub fn restore(&mut self, instances: Vec<InstanceRecord>, now: Time) {
+        let now = self.advance(now);
+        for instance in instances {
+            self.instances.apply(instance, now);
+            self.restored_at = Some(now);
         }
     }
 
@@ -216,7 +261,11 @@ impl State {
                 actions.push(Action::Dial { node, addrs });
             }
         }
-        actions.extend(self.plan_heals(now));
+        if !self.is_new_here(now) {
+            actions.extend(self.plan_heals(now));
+            actions.extend(self.plan_moves(now));
+            actions.extend(self.plan_preparations(now));
+        }
         actions
     }
 

@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use shoal_cluster::{Event as ClusterEvent, Liveness};
+use shoal_cluster::{Betterment, Event as ClusterEvent, Liveness};
 use shoal_hub::ModelState;
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
@@ -38,6 +38,8 @@ const LOAD_TIMEOUT: Duration = Duration::from_secs(60);
 const READY_TIMEOUT: Duration = Duration::from_secs(120);
 /// How long a model that was placed by a request stays without another one.
 const UNLOAD_AFTER: Duration = Duration::from_secs(600);
+/// How long it is believed that a node is slower than it says: it says so itself by then, or is well again.
+const PACE_FOR: Duration = Duration::from_secs(120);
 /// How often idle instances are looked for.
 pub(crate) const IDLE_CHECK: Duration = Duration::from_secs(1);
 
@@ -56,6 +58,8 @@ pub struct InstanceStatus {
     pub n_requests: usize,
     /// Speed of one conversation as the planner predicted it, in tokens per second.
     pub predicted_per_s: Option<f64>,
+    /// A placement that would be much better, in words.
+    pub suggestion: Option<String>,
     /// The same as measured over the latest answers that this node drove.
     pub measured_per_s: Option<f64>,
 }
@@ -64,17 +68,29 @@ pub struct InstanceStatus {
 #[derive(Debug, Default)]
 pub(crate) struct Instances {
     here: Mutex<HashMap<InstanceId, Here>>,
+    /// Share of their planned speed that nodes were seen to have of late, and when.
+    paces: Mutex<HashMap<NodeId, (f64, Instant)>>,
     /// Held while a request places a model, so that two requests do not place it twice.
     automatic: tokio::sync::Mutex<()>,
 }
 
 #[derive(Debug, Default)]
-struct Here {
+pub(crate) struct Here {
     /// The stage that runs here.
     stage: Option<StageRecord>,
     /// How far its nodes are with fetching, and under which epoch.
     progress: Option<(Epoch, u64, u64)>,
     predicted_per_s: Option<f64>,
+    /// Whether its stage of an earlier life is being loaded again.
+    is_resuming: bool,
+    /// Whether it is being moved while it runs.
+    pub(crate) is_relocating: bool,
+    /// Why its nodes changed, and to which epoch.
+    why: Option<(Epoch, String)>,
+    /// A placement that would be better, in words.
+    pub(crate) suggestion: Option<String>,
+    /// Whether and when it was better elsewhere.
+    pub(crate) betterment: Betterment,
     /// When it last had something to do, as far as this node knows.
     last_used: Option<Instant>,
 }
@@ -100,9 +116,50 @@ impl Instances {
         self.lock().entry(instance).or_default().progress = Some((epoch, n_bytes, n_total));
     }
 
+    /// Changes what is known of an instance.
+    pub(crate) fn with<T>(&self, id: InstanceId, change: impl FnOnce(&mut Here) -> T) -> T {
+        change(self.lock().entry(id).or_default())
+    }
+
+    /// Notes why an instance's nodes changed.
+    pub(crate) fn set_why(&self, instance: InstanceId, epoch: Epoch, why: Option<String>) {
+        if let Some(why) = why {
+            self.with(instance, |here| here.why = Some((epoch, why)));
+        }
+    }
+
+    /// Notes which share of its planned speed a node was seen to have.
+    pub(crate) fn set_pace(&self, node: NodeId, share: f64) {
+        let mut paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        paces.retain(|_, (_, at)| at.elapsed() < PACE_FOR);
+        paces.insert(node, (share, Instant::now()));
+    }
+
+    /// Share of its planned speed that a node was seen to have of late.
+    pub(crate) fn pace(&self, node: NodeId) -> f64 {
+        let paces = self.paces.lock().unwrap_or_else(PoisonError::into_inner);
+        paces.get(&node).filter(|(_, at)| at.elapsed() < PACE_FOR).map_or(1.0, |pace| pace.0)
+    }
+
     /// Notes a stage that runs here, or that none does any more.
-    fn set_stage(&self, instance: InstanceId, stage: Option<StageRecord>) {
+    pub(crate) fn set_stage(&self, instance: InstanceId, stage: Option<StageRecord>) {
         self.lock().entry(instance).or_default().stage = stage;
+    }
+
+    /// Takes away a stage if it is still that of this epoch. Returns whether it was.
+    pub(crate) fn clear_stage(&self, instance: InstanceId, epoch: Epoch) -> bool {
+        let mut here = self.lock();
+        let Some(here) = here.get_mut(&instance) else { return false };
+        here.stage.take_if(|stage| stage.epoch == epoch).is_some()
+    }
+
+    /// Notes whether a stage of an earlier life is being loaded again.
+    pub(crate) fn set_resuming(&self, instance: InstanceId, is_resuming: bool) {
+        self.lock().entry(instance).or_default().is_resuming = is_resuming;
+    }
+
+    fn is_resuming(&self, instance: InstanceId) -> bool {
+        self.lock().get(&instance).is_some_and(|here| here.is_resuming)
     }
 
     /// The stages that run here.
@@ -147,7 +204,7 @@ impl Node {
             let mut here = self.inner().instances.lock();
             here.entry(record.id).or_default().predicted_per_s = Some(candidate.tokens_per_s);
             drop(here);
-            brought_up.push(self.bring_up(record));
+            brought_up.push(self.bring_up(record, None));
         }
         let mut records = futures_util::future::try_join_all(brought_up).await?;
         Ok(self.status(records.swap_remove(0)))
@@ -164,7 +221,7 @@ impl Node {
         info!(model = %record.model.name, %instance, "dropped");
         let dropped = InstanceRecord { phase: Phase::Dropped, ..record };
         self.inner().take_in(dropped.clone());
-        let request = Request::Publish { instance: dropped, peers: Vec::new() };
+        let request = Request::Publish { instance: dropped, peers: Vec::new(), why: None };
         self.inner().peers().tell_all(&request).await;
         Ok(())
     }
@@ -182,17 +239,23 @@ impl Node {
     }
 
     fn status(&self, record: InstanceRecord) -> InstanceStatus {
-        let why = match &record.phase {
-            Phase::Failed(why) => Some(why.clone()),
-            Phase::Ready | Phase::Healing => self.inner().missing(&record).map(|(node, layers)| {
-                format!("layers {layers} are lost with node {}", node.short())
-            }),
-            _ => None,
-        };
-        let is_healing = record.phase == Phase::Ready && why.is_some();
+        let missing = self.inner().missing(&record);
+        let is_healing = record.phase == Phase::Ready && missing.is_some();
         let state = if is_healing { "healing" } else { record.phase.as_str() };
+        let leaving = self.inner().why_leaving(&record);
         let here = self.inner().instances.lock();
         let here = here.get(&record.id);
+        let moved = here.and_then(|here| here.why.clone());
+        let moved = moved.filter(|(epoch, _)| *epoch == record.epoch).map(|(_, why)| why);
+        let lost = missing
+            .map(|(node, layers)| format!("layers {layers} are lost with node {}", node.short()));
+        let why = match &record.phase {
+            Phase::Failed(why) => Some(why.clone()),
+            Phase::Ready => lost.or(leaving),
+            Phase::Healing => lost.or(moved),
+            Phase::Fetching | Phase::Loading => moved,
+            Phase::Placing | Phase::Dropped => None,
+        };
         let is_fetching = record.phase == Phase::Fetching;
         let progress = here.and_then(|here| here.progress).filter(|_| is_fetching);
         let of_this_epoch = progress.filter(|(epoch, ..)| *epoch == record.epoch);
@@ -203,6 +266,7 @@ impl Node {
             progress: of_this_epoch.map(|(_, n_bytes, n_total)| (n_bytes, n_total)),
             n_requests: usize::try_from(measured.n_running).unwrap_or(usize::MAX),
             predicted_per_s: here.and_then(|here| here.predicted_per_s),
+            suggestion: here.and_then(|here| here.suggestion.clone()),
             measured_per_s: measured.measured_per_s,
             record,
         }
@@ -307,11 +371,15 @@ impl Node {
     }
 
     /// Brings an instance up, as a task of its own: whoever asked for it may go away.
-    async fn bring_up(&self, record: InstanceRecord) -> Result<InstanceRecord, Error> {
+    pub(crate) async fn bring_up(
+        &self,
+        record: InstanceRecord,
+        why: Option<String>,
+    ) -> Result<InstanceRecord, Error> {
         let node = self.clone();
         let task = self.inner().tasks().spawn(async move {
             let cancel = node.inner().cancel().clone();
-            cancel.run_until_cancelled(node.bring_up_now(record)).await
+            cancel.run_until_cancelled(node.bring_up_now(record, why)).await
         });
         match task.await {
             Ok(Some(result)) => result,
@@ -320,16 +388,21 @@ impl Node {
         }
     }
 
-    async fn bring_up_now(&self, mut record: InstanceRecord) -> Result<InstanceRecord, Error> {
+    async fn bring_up_now(
+        &self,
+        mut record: InstanceRecord,
+        why: Option<String>,
+    ) -> Result<InstanceRecord, Error> {
         let is_healing = record.phase == Phase::Healing;
         let started = Instant::now();
-        self.announce(&record);
+        self.inner().instances.set_why(record.id, record.epoch, why.clone());
+        self.announce(&record, why);
         let result = async {
             record.phase = Phase::Fetching;
-            self.announce(&record);
+            self.announce(&record, None);
             self.obtain_everywhere(&record).await?;
             record.phase = Phase::Loading;
-            self.announce(&record);
+            self.announce(&record, None);
             self.load_everywhere(&record).await
         }
         .await;
@@ -342,7 +415,10 @@ impl Node {
         }
         // What could not be healed stays as it is: its coordinator tries again, with what is there by then.
         if result.is_ok() || !is_healing {
-            self.announce(&record);
+            self.announce(&record, None);
+        } else {
+            let (instance, epoch) = (record.id, record.epoch);
+            self.inner().peers().apply(ClusterEvent::GivenUp { instance, epoch });
         }
         result?;
         let (n_stages, ms) = (record.placement.stages.len(), started.elapsed().as_millis());
@@ -352,10 +428,10 @@ impl Node {
 
     /// Takes in an instance's record and tells every peer, without waiting for their answers: newer records outrank older
     /// ones in whatever order they arrive.
-    fn announce(&self, record: &InstanceRecord) {
+    fn announce(&self, record: &InstanceRecord, why: Option<String>) {
         self.inner().take_in(record.clone());
         let peers = self.inner().records_of(record);
-        let request = Request::Publish { instance: record.clone(), peers };
+        let request = Request::Publish { instance: record.clone(), peers, why };
         let inner = self.share();
         self.inner().spawn(async move { inner.peers().tell_all(&request).await });
     }
@@ -397,8 +473,10 @@ impl Node {
             }
         };
         let record = InstanceRecord { epoch, phase: Phase::Healing, placement, ..old };
+        let names: Vec<String> = lost.iter().map(|node| self.inner().name_of(*node)).collect();
+        let why = (!lost.is_empty()).then(|| format!("lost: {}", names.join(", ")));
         // It has logged what went wrong; the coordinator tries again.
-        let _ = self.bring_up(record).await;
+        let _ = self.bring_up(record, why).await;
     }
 
     /// Drops the instances that this node coordinates and that nobody has used for long enough.
@@ -430,7 +508,9 @@ impl Inner {
     /// one that was spread widest, since somebody asked for that by hand.
     fn best<'a>(&self, named: &'a [InstanceRecord]) -> Option<&'a InstanceRecord> {
         let is_ready = |record: &&InstanceRecord| {
-            record.phase == Phase::Ready && self.missing(record).is_none()
+            record.phase == Phase::Ready
+                && self.missing(record).is_none()
+                && !self.instances.is_resuming(record.id)
         };
         named.iter().filter(is_ready).min_by_key(|record| {
             let n_stages = record.placement.stages.len();
@@ -556,7 +636,7 @@ impl Inner {
         }
     }
 
-    fn publish_stages(&self) {
+    pub(crate) fn publish_stages(&self) {
         self.peers().set_stages(self.instances.stages());
     }
 }

@@ -17,25 +17,26 @@ use shoal_net::{
 };
 use shoal_proto::{
     Epoch, InstanceId, NodeId,
-    control::{ModelRef, NodeRecord, Request, Response, Vitals},
+    control::{DrainCause, ModelRef, NodeRecord, Request, Response, Vitals},
     model::ModelFiles,
 };
 use tokio::{sync::mpsc, time::Instant};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
-use tracing::warn;
+use tracing::{info, warn};
 
 use crate::{
-    InstanceStatus, data_dir,
+    InstanceStatus, data_dir, drain,
     driver::{self, Job},
     error::Error,
     files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
     instances::{self, Instances},
     instruments::{self, Instruments},
-    inventory,
+    inventory, kept,
     models::{Models, Opened},
     network,
     obtain::Obtaining,
+    outlook,
     peers::{Handler, Peers},
     router::Router,
     sequences::Sequences,
@@ -69,6 +70,9 @@ pub struct Config {
     pub isa: Option<String>,
     /// How long a model that a request placed stays without another request; `None` for ten minutes.
     pub unload_after: Option<Duration>,
+    /// Whether instances move by themselves to placements that are much better, since a device has joined. Without it that is
+    /// only suggested.
+    pub auto: bool,
     /// How long an answer waits for stages that are silent or lost.
     pub patience: Patience,
     /// Where models are kept and come from; `None` for a node with the demonstration model and paths only.
@@ -203,7 +207,8 @@ impl Node {
         let id = endpoint.as_ref().map_or(NodeId([0; 32]), Endpoint::id);
         let run = crate::random_u64()?;
         let record = own_record(&config, id, run, endpoint.as_ref(), isa, now);
-        let remembered = config.data_dir.as_ref().map(|dir| dir.join("peers"));
+        let remembered = config.data_dir.as_ref().map(|dir| dir.join(kept::PEERS));
+        let kept = config.data_dir.as_deref().map(kept::load_instances).unwrap_or_default();
         let peers =
             Peers::new(endpoint.clone(), membership.clone(), record, remembered, &tasks, &cancel);
         let library = config.library.clone().map(Library::open).transpose()?;
@@ -232,8 +237,12 @@ impl Node {
             cancel,
             lock: Mutex::new(lock),
         });
+        // Before anybody is met: who asks for the instances of a node that has just started gets all that it knew.
+        kept::say(&kept);
+        peers.restore(kept.clone());
         peers.start(&inner);
         let node = Self { inner };
+        node.resume_stages(kept);
         if let Err(error) = node.start_tasks(online, ticket, run).await {
             node.shutdown().await;
             return Err(error);
@@ -252,6 +261,10 @@ impl Node {
         inner.spawn(inventory::publish(Arc::clone(inner)));
         inner.spawn(instruments::watch(Arc::clone(inner)));
         instruments::calibrate(inner);
+        if let Some(dir) = inner.config.data_dir.clone() {
+            // It ends by itself, with the last word on disk.
+            inner.tasks.spawn(kept::keep(Arc::clone(inner), dir));
+        }
         let node = self.clone();
         inner.spawn(async move {
             let mut checks = tokio::time::interval(instances::IDLE_CHECK);
@@ -265,6 +278,9 @@ impl Node {
         inner.spawn(network::follow_addrs(Arc::clone(inner), endpoint, discovery.clone()));
         inner.spawn(network::pass_on_rolls(Arc::clone(inner), membership.clone()));
         inner.spawn(network::publish_links(Arc::clone(inner)));
+        inner.spawn(drain::feel(Arc::clone(inner)));
+        inner.spawn(outlook::watch(self.clone()));
+        inner.spawn(outlook::pace(self.clone()));
         if let Some(discovery) = discovery {
             let _ = inner.discovery.set(discovery.clone());
             inner.spawn(network::discover(Arc::clone(inner), discovery, membership.clone()));
@@ -505,9 +521,23 @@ impl Handler for Inner {
                 self.instances.set_progress(instance, epoch, n_bytes, n_total);
                 Response::Ok
             }
-            Request::Publish { instance, peers } => {
+            Request::Publish { instance, peers, why } => {
                 self.peers.meet(peers, self);
+                self.instances.set_why(instance.id, instance.epoch, why);
                 self.take_in(instance);
+                Response::Ok
+            }
+            Request::Drain { is_undone } => {
+                info!(peer = %peer.short(), is_undone, "drain asked for");
+                self.set_draining((!is_undone).then_some(DrainCause::Asked));
+                Response::Ok
+            }
+            Request::Warm { model, layers } => {
+                self.start_warming(&model, layers);
+                Response::Ok
+            }
+            Request::Slow { instance, epoch, compute_us } => {
+                self.hear_paces(instance, epoch, &compute_us);
                 Response::Ok
             }
             Request::Obtain { model, layers } => self.answer_obtain(model, layers),
@@ -542,6 +572,16 @@ impl Handler for Inner {
     fn heal(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, lost: Vec<NodeId>) {
         let node = Node::of(self);
         self.spawn(async move { node.heal(instance, epoch, lost).await });
+    }
+
+    fn move_away(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, leaving: Vec<NodeId>) {
+        let node = Node::of(self);
+        self.spawn(async move { node.move_away(instance, epoch, leaving).await });
+    }
+
+    fn prepare(self: &Arc<Self>, instance: InstanceId, without: Vec<NodeId>) {
+        let node = Node::of(self);
+        self.spawn(async move { node.prepare(instance, without).await });
     }
 
     fn connection(&self, connection: Connection) {
@@ -617,6 +657,7 @@ fn own_record(
         models: Vec::new(),
         stages: Vec::new(),
         links: Vec::new(),
+        draining: None,
     }
 }
 

@@ -64,6 +64,10 @@ pub(crate) trait Handler: Send + Sync + 'static {
     fn records_changed(&self);
     /// This node coordinates an instance that has lost stages: place it anew under this epoch.
     fn heal(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, lost: Vec<NodeId>);
+    /// This node coordinates an instance of which some nodes drain: place it elsewhere under this epoch.
+    fn move_away(self: &Arc<Self>, instance: InstanceId, epoch: Epoch, leaving: Vec<NodeId>);
+    /// Nodes of an instance are suspects: have others get ready.
+    fn prepare(self: &Arc<Self>, instance: InstanceId, without: Vec<NodeId>);
 }
 
 /// The control plane of one node.
@@ -222,6 +226,12 @@ impl Peers {
         changed
     }
 
+    /// Takes in the instances of an earlier life of this node.
+    pub(crate) fn restore(&self, instances: Vec<InstanceRecord>) {
+        lock(&self.state).restore(instances, clock::since_start());
+        self.notify();
+    }
+
     /// Returns the epoch of a placement that this node makes now.
     pub(crate) fn reserve_epoch(&self, instance: InstanceId) -> Epoch {
         lock(&self.state).reserve_epoch(instance)
@@ -332,7 +342,8 @@ impl Peers {
         });
     }
 
-    fn notify(&self) {
+    /// Makes whoever waits for a change look again.
+    pub(crate) fn notify(&self) {
         self.changed.send_modify(|version| *version += 1);
     }
 
@@ -399,7 +410,6 @@ impl Peers {
             parted.insert(node, version);
         }
         self.apply(Event::Left(node));
-        self.save_remembered();
     }
 
     /// Forgets everybody: this node belongs to another cluster now.
@@ -413,17 +423,12 @@ impl Peers {
         self.apply(Event::Record(self.record()));
     }
 
-    fn save_remembered(&self) {
-        if let Some(path) = &self.remembered {
-            remembered::save(path, &self.known_records());
-        }
-    }
-
     pub(crate) fn known_records(&self) -> Vec<NodeRecord> {
         self.read(|state, _| state.members().map(|member| member.record.clone()).collect())
     }
 
-    fn known_instances(&self) -> Vec<InstanceRecord> {
+    /// The instances that this node knows, and those that were dropped of late.
+    pub(crate) fn known_instances(&self) -> Vec<InstanceRecord> {
         self.read(|state, _| state.instances_and_tombstones().cloned().collect())
     }
 
@@ -460,7 +465,6 @@ impl Peers {
             .filter(belongs)
             .fold(false, |new, record| self.apply(Event::Record(record)) | new);
         if new {
-            self.save_remembered();
             handler.records_changed();
         }
         // A former life may have published a higher version, by a clock that was ahead.
@@ -569,7 +573,7 @@ impl Peers {
     }
 
     /// Tells every peer whom this node knows: who has just come should be known to all at once.
-    fn pass_on(self: &Arc<Self>) {
+    pub(crate) fn pass_on(self: &Arc<Self>) {
         let peers = Arc::clone(self);
         self.spawn(async move {
             peers.tell_all(&peers.own_hello()).await;
@@ -757,6 +761,10 @@ impl Peers {
             }
             Action::Sync(node) => self.sync(node, handler).await,
             Action::Heal { instance, epoch, lost } => handler.heal(instance, epoch, lost),
+            Action::Move { instance, epoch, leaving } => {
+                handler.move_away(instance, epoch, leaving);
+            }
+            Action::Prepare { instance, without } => handler.prepare(instance, without),
         }
     }
 }

@@ -11,6 +11,8 @@ use shoal_proto::{
     control::{InstanceRecord, ModelRef, NodeRecord, Placement, Vitals},
 };
 
+mod again;
+
 use crate::{
     Error, Help, LeftOut, Node, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
     models::Opened,
@@ -54,8 +56,8 @@ impl Node {
         self.measure_links().await;
         let resources = self.resources(&opened, None);
         let asked = self.plan_request(&request, n_ctx);
-        let plan = plan(&resources, asked).await?;
-        Ok(self.report(&opened, n_ctx, &plan))
+        let plan = self.plan_sparing(&resources, &asked).await?;
+        Ok(self.report(&opened, n_ctx, &plan, &request.exclude))
     }
 
     /// Chooses the nodes of as many copies as are asked for; no node takes part in two.
@@ -69,7 +71,7 @@ impl Node {
         let resources = self.resources(&opened, None);
         let mut copies = Vec::new();
         for _ in 0..request.replicas.unwrap_or(1).max(1) {
-            let best = plan(&resources, asked.clone()).await?.candidates.swap_remove(0);
+            let best = self.plan_sparing(&resources, &asked).await?.candidates.swap_remove(0);
             asked.exclude.extend(best.stages.iter().map(|stage| stage.node));
             copies.push(best);
         }
@@ -83,17 +85,20 @@ impl Node {
         Ok(copies.into_iter().map(planned).collect())
     }
 
-    /// Chooses new nodes for an instance that has lost some.
-    pub(crate) async fn plan_again(
+    /// Plans without the nodes that drain; with those of them that only suffer, if it takes them.
+    async fn plan_sparing(
         &self,
-        record: &InstanceRecord,
-        lost: &[NodeId],
-    ) -> Result<Placement, Error> {
-        let opened = self.inner().open(&record.model).await?;
-        let request = PlaceRequest { exclude: lost.to_vec(), ..PlaceRequest::default() };
-        let resources = self.resources(&opened, Some(record));
-        let asked = self.plan_request(&request, record.n_ctx);
-        Ok(plan(&resources, asked).await?.best().placement())
+        resources: &Arc<Resources>,
+        asked: &PlanRequest,
+    ) -> Result<Plan, Error> {
+        let mut failed = None;
+        for exclude in self.exclusions(&asked.exclude) {
+            match plan(resources, PlanRequest { exclude, ..asked.clone() }).await {
+                Ok(plan) => return Ok(plan),
+                Err(error) => failed = Some(error),
+            }
+        }
+        Err(failed.expect("at least one plan was tried"))
     }
 
     async fn open_for(&self, request: &PlaceRequest) -> Result<(Arc<Opened>, u32), Error> {
@@ -137,26 +142,40 @@ impl Node {
 
     /// What the nodes that live can give to a model. What `healing` holds now counts as free: it is being replaced.
     fn resources(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Arc<Resources> {
+        let mut nodes = self.plan_nodes(opened, healing);
+        for node in &mut nodes {
+            let share = self.inner().instances.pace(node.node);
+            node.decode_bytes_per_s *= share;
+            node.prefill_macs_per_s *= share;
+        }
         let own = self.inner().peers().record();
         let alive = self.inner().peers().alive();
         let records: Vec<&NodeRecord> = std::iter::once(&own).chain(&alive).collect();
-        let nodes = records.iter().map(|record| {
+        Arc::new(Resources { model: model_shape(opened), nodes, links: links(&records) })
+    }
+
+    /// The nodes that live, as they say that they are.
+    fn plan_nodes(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Vec<PlanNode> {
+        let own = self.inner().peers().record();
+        let alive = self.inner().peers().alive();
+        let nodes = std::iter::once(&own).chain(&alive).map(|record| {
             let vitals = self.inner().peers().vitals(record.id);
             plan_node(record, vitals.as_ref(), opened, healing)
         });
-        Arc::new(Resources {
-            model: model_shape(opened),
-            nodes: nodes.collect(),
-            links: links(&records),
-        })
+        nodes.collect()
     }
 
-    fn report(&self, opened: &Opened, n_ctx: u32, plan: &Plan) -> PlanReport {
+    fn report(&self, opened: &Opened, n_ctx: u32, plan: &Plan, excluded: &[NodeId]) -> PlanReport {
         let records = self.inner().peers().known_records();
         let own = self.inner().peers().record();
         let name = |node: NodeId| {
             let record = records.iter().chain([&own]).find(|record| record.id == node);
             record.map_or_else(|| node.short(), |record| record.name.clone())
+        };
+        let drains = |node: NodeId| {
+            let mut records = records.iter().chain([&own]).filter(|it| !excluded.contains(&it.id));
+            let cause = records.find(|record| record.id == node)?.draining?;
+            Some(cause.sentence().to_owned())
         };
         let stage = |stage: &StagePlan| PlanStage {
             node: stage.node,
@@ -178,7 +197,7 @@ impl Node {
         let left_out = plan.left_out.iter().map(|(node, why)| LeftOut {
             node: *node,
             name: name(*node),
-            why: why.to_string(),
+            why: drains(*node).unwrap_or_else(|| why.to_string()),
         });
         let help = |help: &planner::Help| Help {
             n_nodes: help.n_nodes,

@@ -30,18 +30,13 @@ fn record(id: NodeId, addrs: Vec<SocketAddr>) -> NodeRecord {
     NodeRecord { name: id.short(), addrs, ..NodeRecord::unknown(id) }
 }
 
-/// Writes the peers: beside the file first, then renamed over it, so that a power cut leaves the old or the new.
-pub(crate) fn save(path: &Path, records: &[NodeRecord]) {
+/// The file's text.
+pub(crate) fn text(records: &[NodeRecord]) -> String {
     let line = |record: &NodeRecord| {
         let addrs: Vec<String> = record.addrs.iter().map(ToString::to_string).collect();
         format!("{} {}\n", record.id, addrs.join(" "))
     };
-    let text: String = records.iter().map(line).collect();
-    let beside = path.with_extension("new");
-    let written = fs::write(&beside, text).and_then(|()| fs::rename(&beside, path));
-    if let Err(error) = written {
-        warn!(path = %path.display(), %error, "peers cannot be remembered");
-    }
+    records.iter().map(line).collect()
 }
 
 #[cfg(test)]
@@ -55,7 +50,7 @@ mod tests {
         assert_eq!(load(&path), []);
         let addrs = vec![([127, 0, 0, 1], 9).into(), "[::1]:7".parse().expect("an address")];
         let records = [record(NodeId([3; 32]), addrs), record(NodeId([4; 32]), Vec::new())];
-        save(&path, &records);
+        fs::write(&path, text(&records)).expect("writable");
         assert_eq!(load(&path), records);
     }
 
@@ -63,8 +58,7 @@ mod tests {
     fn a_damaged_line_costs_only_itself() {
         let dir = tempfile::tempdir().expect("a temporary directory");
         let path = dir.path().join("peers");
-        save(&path, &[record(NodeId([3; 32]), Vec::new())]);
-        let text = fs::read_to_string(&path).expect("written above");
+        let text = text(&[record(NodeId([3; 32]), Vec::new())]);
         fs::write(&path, format!("rubbish\n{text}\u{0}")).expect("writable");
         assert_eq!(load(&path).len(), 1);
     }

@@ -17,6 +17,8 @@ const TRACES_MAX: usize = 64;
 const STEPS_WHOLE: usize = 512;
 const SAMPLE_EVERY: usize = 16;
 const STEPS_MAX: usize = 2048;
+/// Most steps of an answer that tell how fast it is now.
+const STEPS_RECENT: usize = 16;
 
 /// One step of a request on its way through the stages and back.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -147,6 +149,26 @@ impl Traces {
             head
         };
         kept.iter().map(head).collect()
+    }
+
+    /// What the latest steps of the answers under way took, by instance; nothing older than `age`.
+    pub(crate) fn recent(&self, age: Duration) -> Vec<(InstanceId, Vec<StepTrace>)> {
+        let kept: Vec<_> = lock(&self.kept).traces.iter().cloned().collect();
+        let mut recent: Vec<(InstanceId, Vec<StepTrace>)> = Vec::new();
+        for trace in &kept {
+            let trace = lock(trace);
+            let Some(since) = trace.received.elapsed().ok().filter(|_| trace.ended.is_none())
+            else {
+                continue;
+            };
+            let is_recent = |step: &&StepTrace| step.sent + step.took + age >= since;
+            let steps = trace.steps.iter().rev().take_while(is_recent).take(STEPS_RECENT).cloned();
+            match recent.iter_mut().find(|(instance, _)| *instance == trace.instance) {
+                Some((_, all)) => all.extend(steps),
+                None => recent.push((trace.instance, steps.collect())),
+            }
+        }
+        recent
     }
 
     /// A request by its number, if it is still kept.

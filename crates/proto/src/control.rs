@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Version of every control message. Raise it on any change to a type of this module.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 /// Largest control message in bytes: records of some hundred nodes fit.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
@@ -46,6 +46,52 @@ pub struct NodeRecord {
     pub stages: Vec<StageRecord>,
     /// Its links to its peers.
     pub links: Vec<LinkRecord>,
+    /// Why it gives its layers away, if it does: no plan gives it any.
+    pub draining: Option<DrainCause>,
+}
+
+/// Why a node gives its layers away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum DrainCause {
+    /// Somebody asked for it.
+    Asked,
+    /// Its process was told to end.
+    Ending,
+    /// It is too hot to go on at its speed.
+    Hot,
+    /// Its battery is nearly empty and it is not plugged in.
+    LowBattery,
+    /// Its system is about to kill processes for their memory.
+    LowMemory,
+}
+
+impl DrainCause {
+    /// The word that the API uses.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Asked => "asked",
+            Self::Ending => "ending",
+            Self::Hot => "hot",
+            Self::LowBattery => "low_battery",
+            Self::LowMemory => "low_memory",
+        }
+    }
+
+    /// What people read, after the node's name.
+    pub fn sentence(self) -> &'static str {
+        match self {
+            Self::Asked => "is drained",
+            Self::Ending => "is ending",
+            Self::Hot => "is too hot",
+            Self::LowBattery => "is low on battery",
+            Self::LowMemory => "is short of memory",
+        }
+    }
+
+    /// Whether the node takes no layers even if nobody else can.
+    pub fn is_firm(self) -> bool {
+        matches!(self, Self::Asked | Self::Ending)
+    }
 }
 
 impl NodeRecord {
@@ -64,6 +110,7 @@ impl NodeRecord {
             models: Vec::new(),
             stages: Vec::new(),
             links: Vec::new(),
+            draining: None,
         }
     }
 }
@@ -303,6 +350,8 @@ pub enum Request {
         instance: InstanceRecord,
         /// The nodes of its stages, so that a driver can reach the first.
         peers: Vec<NodeRecord>,
+        /// Why its nodes have changed, for people; `None` if they have not.
+        why: Option<String>,
     },
     /// "See that you have what your stage of this model needs." Answered at once: the sender asks again until it is there.
     Obtain {
@@ -331,6 +380,28 @@ pub enum Request {
         first: u32,
         /// How many; at most [`HASHES_MAX`].
         count: u32,
+    },
+    /// "Give your layers away", or "you may have layers again".
+    Drain {
+        /// Whether it is taken back.
+        is_undone: bool,
+    },
+    /// "You may have to run these layers soon: see that their bytes are in memory." Answered at once.
+    Warm {
+        /// The model.
+        model: ModelRef,
+        /// The layers.
+        layers: LayerRange,
+    },
+    /// "This is what the stages take for a token, and some take much longer than planned", from a driver to the instance's
+    /// coordinator.
+    Slow {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+        /// Microseconds that each stage computes for a token, in their order.
+        compute_us: Vec<u32>,
     },
 }
 

@@ -150,6 +150,7 @@ impl Script {
             n_requests: 1,
             predicted_per_s: Some(12.5),
             measured_per_s: None,
+            suggestion: None,
         }
     }
 }
@@ -235,6 +236,7 @@ impl Backend for Script {
                     n_bytes: 1 << 20,
                 }],
                 links: Vec::new(),
+                draining: None,
             },
             is_self: rtt.is_none(),
             liveness: "alive".to_owned(),

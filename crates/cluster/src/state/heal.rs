@@ -19,6 +19,8 @@ const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Pause after the second placement in a row that did not last; doubles with each, so that two nodes that do not reach each
 /// other, but share the others, soon stop to take an instance from each other.
 const MOVE_MIN: Duration = Duration::from_secs(2);
+/// The same when a node has come, whose record and whose vital signs are on their way.
+const RETRY_SOON: Duration = Duration::from_secs(1);
 /// Longest pause of both kinds.
 const PAUSE_MAX: Duration = Duration::from_secs(60);
 /// Most instances that are asked to be mended at once.
@@ -53,12 +55,32 @@ impl State {
         }
     }
 
+    /// Whether this node does not know yet how the others are.
+    pub(super) fn is_new_here(&self, now: Time) -> bool {
+        // A radio needs seconds to come back, and the others may long have placed everything anew.
+        self.woke_at.is_some_and(|woke| now < woke + self.timing.dead_after)
+            // So do the nodes that start with this one after a power cut.
+            || self.restored_at.is_some_and(|at| now < at + 2 * self.timing.dead_after)
+    }
+
+    /// What was tried in vain is tried again soon: somebody has come who may take what is missing.
+    pub(super) fn retry_soon(&mut self, now: Time) {
+        let soon = now + RETRY_SOON;
+        for (_, instance) in self.instances.live_mut() {
+            if let Some(heal) = &mut instance.heal {
+                heal.again_at = heal.again_at.min(soon);
+            }
+        }
+    }
+
+    /// Whether any stage of an instance is gone.
+    pub(super) fn has_lost_stage(&self, instance: &Instance, now: Time) -> bool {
+        let mut nodes = instance.record.placement.stages.iter().map(|stage| stage.node);
+        nodes.any(|node| self.is_stage_lost(node, instance, now))
+    }
+
     /// The instances that this node has to mend now.
     pub(super) fn plan_heals(&mut self, now: Time) -> Vec<Action> {
-        // A radio needs seconds to come back, and the others may long have placed everything anew.
-        if self.woke_at.is_some_and(|woke| now < woke + self.timing.dead_after) {
-            return Vec::new();
-        }
         let broken: Vec<(InstanceId, Vec<NodeId>)> = self
             .instances
             .live()

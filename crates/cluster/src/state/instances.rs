@@ -7,7 +7,10 @@ use shoal_proto::{
     control::{InstanceRecord, Phase},
 };
 
-use super::heal::Heal;
+use super::{
+    heal::Heal,
+    moves::{Move, Prepared},
+};
 use crate::Time;
 
 /// Most instances that are kept, and most tombstones.
@@ -40,6 +43,10 @@ pub(super) struct Instance {
     pub(super) stages_lost: Vec<NodeId>,
     /// What was last asked for to mend it.
     pub(super) heal: Option<Heal>,
+    /// What was last asked for to empty nodes that drain.
+    pub(super) moving: Option<Move>,
+    /// Which suspects others were made ready for.
+    pub(super) prepared: Option<Prepared>,
 }
 
 /// All instances.
@@ -163,6 +170,12 @@ impl Instances {
         true
     }
 
+    /// Forgets that an epoch was given to this node: nothing came of it, and it is to be tried again. Returns whether it was.
+    pub(super) fn give_up(&mut self, id: InstanceId, epoch: Epoch) -> bool {
+        let is_current = self.live.get(&id).is_some_and(|it| it.record.epoch == epoch);
+        is_current && self.reserved.get(&id) == Some(&epoch) && self.reserved.remove(&id).is_some()
+    }
+
     /// Returns an epoch for a placement that `node` makes now, in the life `run`: above all that are known, and never returned
     /// twice.
     ///
@@ -193,8 +206,16 @@ const COUNT_BITS: u32 = 40;
 
 impl Instance {
     fn new(record: InstanceRecord, now: Time) -> Self {
-        let stages_lost = Vec::new();
-        Self { record, placed_at: now, phase_at: now, n_moves: 0, stages_lost, heal: None }
+        Self {
+            record,
+            placed_at: now,
+            phase_at: now,
+            n_moves: 0,
+            stages_lost: Vec::new(),
+            heal: None,
+            moving: None,
+            prepared: None,
+        }
     }
 
     fn replace(&mut self, record: InstanceRecord, now: Time) -> bool {

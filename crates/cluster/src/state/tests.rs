@@ -310,3 +310,4 @@ fn outranks_its_earlier_lives_and_notices_a_copy() {
 }
 
 mod instances;
+mod moves;

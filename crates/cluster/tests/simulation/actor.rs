@@ -235,6 +235,8 @@ impl World {
                     self.place(node, known, epoch, Phase::Healing, 0);
                 }
             }
+            // No node of the simulation drains, and what is made ready changes nothing that is told.
+            Action::Move { .. } | Action::Prepare { .. } => {}
         }
     }
 

@@ -99,11 +99,98 @@ async fn a_node_that_restarts_gets_its_stage_again() {
     let id = placed.record.id;
     let is_ready_again = |node: &shoal_node::Node| {
         let mut instances = node.instances().into_iter();
-        instances.any(|it| {
-            it.record.id == id && it.record.epoch > placed.record.epoch && it.state == "ready"
-        })
+        instances.any(|it| it.record.id == id && it.state == "ready")
     };
     members[0].wait_for("ready again", is_ready_again).await;
     assert_eq!(members[0].answer(&id.to_string()).await.expect("it is ready"), expected);
     second.node.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_whose_nodes_all_come_back_answers_as_it_did() {
+    let mut members = cluster(3).await;
+    let placed = members[0].node.place(over(3)).await.expect("three nodes are there");
+    let expected = members[0].answer("demo").await.expect("it is ready");
+    for member in &members {
+        member.wait_for("known", |_| member.spread(3).len() == 1).await;
+    }
+    tokio::join!(
+        members[0].node.shutdown(),
+        members[1].node.shutdown(),
+        members[2].node.shutdown()
+    );
+    let mut restarted: Vec<Member> = Vec::new();
+    for member in members.drain(..) {
+        let ticket = restarted.first().map(Member::ticket);
+        restarted.push(member.restart_with(ticket).await);
+    }
+    let again = &restarted[1];
+    let as_it_was = |node: &shoal_node::Node| {
+        let mut instances = node.instances().into_iter();
+        instances.any(|it| it.record == placed.record && it.state == "ready")
+    };
+    again.wait_for("ready again", as_it_was).await;
+    assert_eq!(again.answer("demo").await.expect("all of them came back"), expected);
+    assert!(as_it_was(&again.node), "nothing was placed anew");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_starts_with_a_torn_file_of_instances() {
+    let mut members = cluster(1).await;
+    members[0].node.place(over(1)).await.expect("it fits");
+    let path = members[0].dir().join("instances");
+    let is_kept =
+        |_: &shoal_node::Node| std::fs::metadata(&path).is_ok_and(|file| file.len() > 100);
+    members[0].wait_for("kept", is_kept).await;
+    members[0].node.shutdown().await;
+    let bytes = std::fs::read(&path).expect("it is kept");
+    std::fs::write(&path, &bytes[..bytes.len() / 2]).expect("writable");
+    let member = members.remove(0).restart().await;
+    assert_eq!(member.node.instances().len(), 0);
+    assert!(member.dir().join("instances.damaged").exists());
+    member.answer("demo").await.expect("it works");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_leaves_a_node_that_is_drained_and_answers_go_on() {
+    let members = cluster(3).await;
+    let placed = members[0].node.place(over(2)).await.expect("three nodes are there");
+    let expected = members[0].answer("demo").await.expect("it is ready");
+    let id = placed.record.id;
+    let leaving = placed.record.placement.stages[1].node;
+    members[0].node.drain(Some(leaving), false).await.expect("it is there");
+    let has_left = |node: &shoal_node::Node| {
+        let mut instances = node.instances().into_iter();
+        instances.any(|it| {
+            let stages = &it.record.placement.stages;
+            it.record.id == id
+                && it.state == "ready"
+                && stages.iter().all(|stage| stage.node != leaving)
+        })
+    };
+    members[0].wait_for("moved", has_left).await;
+    assert_eq!(members[0].answer(&id.to_string()).await.expect("it is ready"), expected);
+    // No plan gives it layers, until that is taken back.
+    let error = members[0].node.place(over(3)).await.expect_err("two are left");
+    assert!(matches!(error, shoal_node::Error::Place(_)), "{error:?}");
+    members[0].node.drain(Some(leaving), true).await.expect("it is there");
+    let is_back =
+        |node: &shoal_node::Node| node.nodes().iter().all(|node| node.record.draining.is_none());
+    members[0].wait_for("back", is_back).await;
+    members[0].node.place(over(3)).await.expect("three nodes are there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_instance_that_nobody_else_can_take_stays_and_says_why() {
+    let members = cluster(1).await;
+    let placed = members[0].node.place(over(1)).await.expect("it fits");
+    members[0].node.drain(None, false).await.expect("it is this one");
+    let says_why = |node: &shoal_node::Node| {
+        let status = &node.instances()[0];
+        status.state == "ready" && status.why.as_ref().is_some_and(|why| why.contains("is drained"))
+    };
+    members[0].wait_for("why", says_why).await;
+    members[0].answer(&placed.record.id.to_string()).await.expect("it goes on");
+    let error = members[0].node.place(over(1)).await.expect_err("nobody may take it");
+    assert!(matches!(error, shoal_node::Error::Place(_)), "{error:?}");
 }

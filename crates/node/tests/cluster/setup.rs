@@ -28,10 +28,15 @@ impl Member {
 
     /// Starts the node again, with what it kept.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(None).await
+    }
+
+    /// Starts the node again, with a ticket of the cluster that it is in: it says where one of the others is now.
+    pub(crate) async fn restart_with(self, join: Option<String>) -> Self {
         let Self { node, name, dir } = self;
         node.shutdown().await;
         drop(node);
-        let config = config(&name, dir.path().to_owned(), None);
+        let config = config(&name, dir.path().to_owned(), join);
         let node = Node::start(config).await.expect("loopback is there");
         Self { node, name, dir }
     }

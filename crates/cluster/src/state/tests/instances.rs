@@ -5,7 +5,7 @@ use shoal_proto::control::StageRecord;
 use super::*;
 
 /// A placement over nodes, two layers each.
-fn placed(epoch: u64, phase: Phase, nodes: &[u8]) -> InstanceRecord {
+pub(super) fn placed(epoch: u64, phase: Phase, nodes: &[u8]) -> InstanceRecord {
     let stages = nodes.iter().zip(0..).map(|(&node, i)| Stage {
         node: id(node),
         layers: LayerRange::new(2 * i, 2 * i + 2).expect("two"),
@@ -17,7 +17,7 @@ fn placed(epoch: u64, phase: Phase, nodes: &[u8]) -> InstanceRecord {
 }
 
 /// Node 1 of three that have just heard each other.
-fn three() -> State {
+pub(super) fn three() -> State {
     let mut state = State::new(id(1), 7, Timing::default());
     for node in [2, 3] {
         state.apply(Event::Record(record(node, 1)), ms(0));

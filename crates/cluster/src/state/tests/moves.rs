@@ -1,0 +1,149 @@
+//! Nodes that drain, suspects, and a node that starts again.
+
+use shoal_proto::control::DrainCause;
+
+use super::{
+    instances::{placed, three},
+    *,
+};
+
+/// Hears the nodes every second, and plans.
+fn run(state: &mut State, from: u64, until: u64, nodes: &[u8]) -> Vec<Action> {
+    let mut all = Vec::new();
+    for at in (from..until).step_by(1000) {
+        for &node in nodes {
+            state.apply(Event::Heard(id(node)), ms(at));
+        }
+        all.extend(plan_until(state, at, at + 1000));
+    }
+    let of_interest = |action: &Action| {
+        matches!(action, Action::Heal { .. } | Action::Move { .. } | Action::Prepare { .. })
+    };
+    all.into_iter().map(|(_, action)| action).filter(of_interest).collect()
+}
+
+fn draining(node: u8, version: u64) -> Event {
+    Event::Record(NodeRecord { draining: Some(DrainCause::Asked), ..record(node, version) })
+}
+
+#[test]
+fn an_instance_leaves_a_node_that_drains_and_not_twice() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 2])), ms(0));
+    assert_eq!(run(&mut state, 0, 3000, &[2, 3]), []);
+    state.apply(draining(2, 2), ms(3000));
+    let moves = run(&mut state, 3000, 7000, &[2, 3]);
+    let [Action::Move { instance, epoch, leaving }] = moves.as_slice() else { panic!("{moves:?}") };
+    assert_eq!((*instance, leaving.as_slice()), (InstanceId(1), &[id(2)][..]));
+    assert!(*epoch > Epoch(1 << 24));
+    // Nobody could take it: later again, ever more rarely.
+    assert_eq!(run(&mut state, 7000, 60_000, &[2, 3]).len(), 3);
+    let elsewhere = InstanceRecord { epoch: *epoch, ..placed(1, Phase::Ready, &[1, 3]) };
+    let elsewhere = InstanceRecord { epoch: Epoch(elsewhere.epoch.0 << 8), ..elsewhere };
+    state.apply(Event::Instance(elsewhere), ms(60_000));
+    state.apply(Event::Record(record(2, 3)), ms(60_000));
+    assert_eq!(run(&mut state, 60_000, 63_000, &[2, 3]), []);
+}
+
+#[test]
+fn only_the_coordinator_moves_and_only_what_runs() {
+    let moves = |phase, nodes: &[u8]| {
+        let mut state = three();
+        state.apply(Event::Instance(placed(1, phase, nodes)), ms(0));
+        state.apply(draining(2, 2), ms(0));
+        run(&mut state, 0, 3000, &[2, 3]).len()
+    };
+    assert_eq!(moves(Phase::Ready, &[1, 2]), 1);
+    assert_eq!(moves(Phase::Ready, &[3, 2]), 0, "node 3 does");
+    assert_eq!(moves(Phase::Ready, &[1, 3]), 0, "nothing is there");
+    assert_eq!(moves(Phase::Failed("no".into()), &[1, 2]), 0);
+}
+
+#[test]
+fn a_node_that_drains_moves_what_it_coordinates_itself() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 2])), ms(0));
+    let mut own = record(1, 2);
+    own.run = 7;
+    own.draining = Some(DrainCause::Ending);
+    state.apply(Event::Record(own), ms(0));
+    let moves = run(&mut state, 0, 3000, &[2, 3]);
+    let [Action::Move { leaving, .. }] = moves.as_slice() else { panic!("{moves:?}") };
+    assert_eq!(*leaving, [id(1)]);
+}
+
+#[test]
+fn others_are_made_ready_for_a_suspect_once() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 2])), ms(0));
+    assert_eq!(run(&mut state, 0, 3000, &[2, 3]), []);
+    let actions = run(&mut state, 3000, 6000, &[3]);
+    assert_eq!(actions, [Action::Prepare { instance: InstanceId(1), without: vec![id(2)] }]);
+    // It comes back, and stalls again: they still are.
+    assert_eq!(run(&mut state, 6000, 9000, &[2, 3]), []);
+    assert_eq!(run(&mut state, 9000, 12_000, &[3]), []);
+    assert!(matches!(run(&mut state, 12_000, 20_000, &[3])[0], Action::Heal { .. }));
+}
+
+#[test]
+fn the_first_that_is_no_suspect_makes_others_ready() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[2, 1])), ms(0));
+    run(&mut state, 0, 3000, &[2, 3]);
+    let actions = run(&mut state, 3000, 6000, &[3]);
+    assert_eq!(actions, [Action::Prepare { instance: InstanceId(1), without: vec![id(2)] }]);
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[2, 3])), ms(0));
+    run(&mut state, 0, 3000, &[2, 3]);
+    assert_eq!(run(&mut state, 3000, 6000, &[3]), [], "node 3 does");
+}
+
+#[test]
+fn a_node_that_starts_again_gives_the_others_time_to_start() {
+    let mut state = State::new(id(1), 7, Timing::default());
+    for node in [2, 3] {
+        state.apply(Event::Record(record(node, 1)), ms(0));
+    }
+    state.restore(vec![placed(1, Phase::Ready, &[1, 2])], ms(0));
+    assert_eq!(state.instances().count(), 1);
+    let mut own = record(1, 2);
+    own.run = 7;
+    own.stages = vec![shoal_proto::control::StageRecord {
+        instance: InstanceId(1),
+        epoch: Epoch(1 << 24),
+        layers: LayerRange::new(0, 2).expect("two"),
+        n_bytes: 0,
+    }];
+    state.apply(Event::Record(own), ms(0));
+    assert_eq!(run(&mut state, 0, 10_000, &[]), []);
+    let actions = run(&mut state, 10_000, 12_000, &[]);
+    assert!(matches!(&actions[0], Action::Heal { lost, .. } if *lost == [id(2)]), "{actions:?}");
+}
+
+#[test]
+fn who_joins_makes_a_heal_in_vain_be_tried_again_soon() {
+    let mut state = three();
+    state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 2])), ms(0));
+    // Node 2 dies, and nobody can take its layers: the pauses grow.
+    let heals = |state: &mut State, from, until, nodes: &[u8]| {
+        let actions = run(state, from, until, nodes);
+        actions.iter().filter(|it| matches!(it, Action::Heal { .. })).count()
+    };
+    assert_eq!(heals(&mut state, 0, 40_000, &[3]), 3);
+    state.apply(Event::Record(record(4, 1)), ms(41_000));
+    state.apply(Event::Connected(id(4)), ms(41_000));
+    assert_eq!(heals(&mut state, 41_000, 44_000, &[3, 4]), 1);
+}
+
+#[test]
+fn work_that_was_given_up_is_taken_up_again() {
+    let mut state = three();
+    let epoch = state.reserve_epoch(InstanceId(1));
+    let loading = InstanceRecord { epoch, ..placed(1, Phase::Loading, &[2, 3]) };
+    state.apply(Event::Instance(loading), ms(0));
+    assert_eq!(run(&mut state, 0, 3000, &[2, 3]), [], "it is at work");
+    let given_up = Event::GivenUp { instance: InstanceId(1), epoch };
+    assert!(state.apply(given_up.clone(), ms(3000)) && !state.apply(given_up, ms(3000)));
+    let actions = run(&mut state, 3000, 5000, &[2, 3]);
+    assert!(matches!(&actions[0], Action::Heal { lost, .. } if lost.is_empty()), "{actions:?}");
+}
