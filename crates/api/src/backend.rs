@@ -40,6 +40,12 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn join(&self, ticket: &str) -> impl Future<Output = Result<(), Error>> + Send;
     fn leave(&self) -> impl Future<Output = Result<(), Error>> + Send;
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<(), Error>> + Send;
+    /// Has a node, or this one, give its layers away, or take that back.
+    fn drain(
+        &self,
+        node: Option<NodeId>,
+        is_undone: bool,
+    ) -> impl Future<Output = Result<(), Error>> + Send;
     fn totals(&self) -> Totals;
     /// Peak resident memory in bytes, and uptime.
     fn process(&self) -> (Option<u64>, Duration);
@@ -125,6 +131,10 @@ impl Backend for Node {
 
     async fn forget(&self, node: NodeId) -> Result<(), Error> {
         Node::forget(self, node).await
+    }
+
+    async fn drain(&self, node: Option<NodeId>, is_undone: bool) -> Result<(), Error> {
+        Node::drain(self, node, is_undone).await
     }
 
     fn totals(&self) -> Totals {

@@ -11,6 +11,7 @@
 //! | `GET /plan`, `POST /plan` | how a model would be placed, and how fast it would be |
 //! | `POST /place_instance`, `DELETE /instance/{id or model}` | place a model, drop it |
 //! | `POST /invite`, `POST /join`, `POST /leave` | a ticket for another device; join another cluster, leave this one |
+//! | `POST /drain` | have a device give its layers away, or take that back |
 //! | `DELETE /nodes/{name or id}` | remove a device from the cluster for good |
 //! | `GET /doctor/network` | what stands between this node and its peers |
 //! | `GET /models`, `GET /models/search` | the catalogue and what runs here, what is on this device, what the hub has |
@@ -154,6 +155,7 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         .route("/invite", post(membership::invite::<B>))
         .route("/join", post(membership::join::<B>))
         .route("/leave", post(membership::leave::<B>))
+        .route("/drain", post(membership::drain::<B>))
         .route("/nodes/{node}", delete(membership::forget::<B>))
         .route("/doctor/network", get(membership::doctor::<B>))
         .route("/models", get(library::models::<B>))

@@ -1,4 +1,4 @@
-//! Routes about who belongs: `/invite`, `/join`, `/leave`, `/nodes/{node}`, `/doctor/network`.
+//! Routes about who belongs: `/invite`, `/join`, `/leave`, `/nodes/{node}`, `/drain`, `/doctor/network`.
 
 use std::time::Duration;
 
@@ -84,6 +84,27 @@ pub(crate) async fn forget<B: Backend>(
     let id = resolve(&app.backend.nodes(), "node", &node)?;
     app.backend.forget(id).await?;
     Ok(Json(json!({"id": id.to_string(), "forgotten": true})))
+}
+
+/// The body of `POST /drain`.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub(crate) struct DrainBody {
+    /// The node, by name or id; `None` for the one that is asked.
+    node: Option<String>,
+    /// Whether it may have layers again.
+    undo: bool,
+}
+
+pub(crate) async fn drain<B: Backend>(
+    State(app): State<App<B>>,
+    JsonBody(body): JsonBody<DrainBody>,
+) -> Result<Json<Value>, ApiError> {
+    let nodes = app.backend.nodes();
+    let id = body.node.map(|node| resolve(&nodes, "node", &node)).transpose()?;
+    app.backend.drain(id, body.undo).await?;
+    let id = id.unwrap_or_else(|| app.backend.id());
+    Ok(Json(json!({"id": id.to_string(), "draining": !body.undo})))
 }
 
 pub(crate) async fn doctor<B: Backend>(State(app): State<App<B>>) -> Json<Value> {

@@ -74,6 +74,7 @@ async fn the_state_shows_nodes_and_instances() {
         "n_requests": 1,
         "predicted_tokens_per_s": 12.5,
         "measured_tokens_per_s": null,
+        "suggestion": null,
         "is_automatic": false,
         "n_ctx": 512,
         "n_layer": 6,
@@ -203,6 +204,16 @@ async fn a_node_is_forgotten_by_name_or_id() {
     for node in ["nobody", "cd"] {
         assert_eq!(forget(node).await.error(400)["param"], "node");
     }
+}
+
+#[tokio::test]
+async fn a_node_is_drained_by_name_or_id_or_is_this_one() {
+    let drain = async |body: serde_json::Value| post(&script(), "/drain", &body).await;
+    let peer = json!({"id": PEER_ID.to_string(), "draining": true});
+    assert_eq!(drain(json!({"node": "old-pixel"})).await.json(), peer);
+    let own = json!({"id": OWN_ID.to_string(), "draining": false});
+    assert_eq!(drain(json!({"undo": true})).await.json(), own);
+    assert_eq!(drain(json!({"node": "nobody"})).await.error(400)["param"], "node");
 }
 
 #[tokio::test]

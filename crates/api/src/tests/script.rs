@@ -324,6 +324,13 @@ impl Backend for Script {
         if node == PEER_ID { Ok(()) } else { Err(Error::UnknownNode { node }) }
     }
 
+    async fn drain(&self, node: Option<NodeId>, _is_undone: bool) -> Result<(), Error> {
+        match node {
+            Some(node) if node != PEER_ID => Err(Error::UnknownNode { node }),
+            _ => Ok(()),
+        }
+    }
+
     fn totals(&self) -> Totals {
         let mut totals = Totals { generated_tokens: 7, compute_s: 1.5, ..Totals::default() };
         totals.requests.insert("stop", 3);

@@ -55,6 +55,8 @@ pub struct NodeView {
     pub isa: String,
     /// The stages that it runs.
     pub stages: Vec<StageView>,
+    /// Why it gives its layers away: `asked`, `ending`, `hot`, `low_battery` or `low_memory`; `None` if it does not.
+    pub draining: Option<String>,
 }
 
 /// How a node feels.
@@ -124,6 +126,8 @@ pub struct InstanceView {
     pub predicted_tokens_per_s: Option<f64>,
     /// The same as measured.
     pub measured_tokens_per_s: Option<f64>,
+    /// A placement that would be much better, in words.
+    pub suggestion: Option<String>,
     /// Whether a request placed it, so that it goes when it is idle.
     pub is_automatic: bool,
     /// Positions of a sequence.
@@ -173,6 +177,7 @@ impl From<NodeStatus> for NodeView {
             software: record.software,
             isa: record.isa,
             stages: record.stages.iter().map(StageView::from).collect(),
+            draining: record.draining.map(|cause| cause.as_str().to_owned()),
         }
     }
 }
@@ -231,6 +236,7 @@ impl From<InstanceStatus> for InstanceView {
             n_requests: instance.n_requests,
             predicted_tokens_per_s: instance.predicted_per_s,
             measured_tokens_per_s: instance.measured_per_s,
+            suggestion: instance.suggestion,
             is_automatic: record.unload_after_s.is_some(),
             n_ctx: record.n_ctx,
             n_layer: record.model.n_layer,
