@@ -9,8 +9,8 @@ use clap::{ArgGroup, Parser, Subcommand};
 use shoal_api::Origin;
 
 pub(crate) use cluster::{
-    DoctorArgs, ForgetArgs, InviteArgs, JoinArgs, NodesArgs, NodesCommand, PlaceArgs, PlanArgs,
-    SpreadArgs, UnplaceArgs,
+    DoctorArgs, DrainArgs, ForgetArgs, InviteArgs, JoinArgs, NodesArgs, NodesCommand, PlaceArgs,
+    PlanArgs, SpreadArgs, UnplaceArgs,
 };
 pub(crate) use models::{
     AddArgs, ImportArgs, LibraryArgs, ListArgs, ModelsArgs, ModelsCommand, OffersArgs, PullArgs,
@@ -79,6 +79,8 @@ pub(crate) enum Command {
     Join(JoinArgs),
     /// Leave the cluster for good
     Leave(ClientArgs),
+    /// Have a device give its layers to the others, before it is switched off or taken along
+    Drain(DrainArgs),
     /// Find out what stands between devices that do not see each other
     Doctor(DoctorArgs),
 }
@@ -120,6 +122,10 @@ pub(crate) struct ServeArgs {
     /// Use this relay of your own where devices cannot reach each other; all devices must name the same one
     #[arg(long, value_name = "URL", env = env::RELAY)]
     pub(crate) relay: Option<String>,
+    /// Let models move by themselves to placements that are much faster, when a device has joined; otherwise `shoal nodes`
+    /// suggests it
+    #[arg(long)]
+    pub(crate) auto: bool,
     /// This data directory was restored from a backup of this device: take its key for this device's own
     #[arg(long)]
     pub(crate) adopt_identity: bool,

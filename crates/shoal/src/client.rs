@@ -69,7 +69,10 @@ fn row(node: &NodeView) -> Vec<String> {
     });
     vec![
         node.name.clone(),
-        node.liveness.clone(),
+        match &node.draining {
+            Some(_) if node.liveness == "alive" => "draining".to_owned(),
+            _ => node.liveness.clone(),
+        },
         rtt,
         format!("{:.1} GB", free as f64 / 1e9),
         speed.map_or_else(dash, |speed| format!("{speed:.1} GB/s")),
@@ -152,13 +155,17 @@ fn describe(instance: &InstanceView, nodes: &[NodeView]) -> String {
         (Some(predicted), None) => format!(", {predicted:.1} tokens/s predicted"),
         (None, None) => String::new(),
     };
-    format!(
+    let mut text = format!(
         "{} ({}), context {}, {state}{speed}: {}\n",
         instance.model,
         instance.id,
         instance.n_ctx,
         stages.join(" -> ")
-    )
+    );
+    if let Some(suggestion) = &instance.suggestion {
+        text.push_str(&format!("  could be {suggestion}\n"));
+    }
+    text
 }
 
 /// How an instance is, in words.

@@ -93,6 +93,7 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Some(Command::Invite(args)) => membership::invite(&args),
         Some(Command::Join(args)) => membership::join(&args),
         Some(Command::Leave(args)) => membership::leave(&args),
+        Some(Command::Drain(args)) => membership::drain(&args),
         Some(Command::Doctor(args)) => membership::doctor(&args),
     }
 }

@@ -1,10 +1,10 @@
-//! Who belongs to the cluster: `invite`, `join`, `leave`, `nodes forget`; and `doctor`, which finds out why somebody is missing.
+//! Who belongs to the cluster: `invite`, `join`, `leave`, `drain`, `nodes forget`; and `doctor`, which finds out why somebody is missing.
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
 
 use crate::{
-    args::{ClientArgs, DoctorArgs, ForgetArgs, InviteArgs, JoinArgs},
+    args::{ClientArgs, DoctorArgs, DrainArgs, ForgetArgs, InviteArgs, JoinArgs},
     client::{ask, escape},
     failure::Failure,
     output, period, qr,
@@ -52,6 +52,18 @@ pub(crate) fn forget(args: &ForgetArgs) -> Result<(), Failure> {
         "{} is removed for good, and all tickets that were given out are void",
         args.target
     );
+    say(&args.client, &body, &text)
+}
+
+pub(crate) fn drain(args: &DrainArgs) -> Result<(), Failure> {
+    let request = json!({"node": args.target, "undo": args.undo});
+    let body = ask(args.client.node, "POST", "/drain", Some(&request))?;
+    let name = args.target.as_deref().unwrap_or("this device");
+    let text = if args.undo {
+        format!("{name} may have layers again")
+    } else {
+        format!("{name} gives its layers to the others: `shoal nodes` shows where they are")
+    };
     say(&args.client, &body, &text)
 }
 

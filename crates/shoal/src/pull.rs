@@ -91,10 +91,10 @@ async fn fetch_and_find(
     model: &str,
     update: bool,
 ) -> Result<(String, PathBuf), Failure> {
-    let stop = stop::signal()?;
+    let mut stop = stop::Signals::listen()?;
     let name = tokio::select! {
         name = fetch(node, model, update) => name?,
-        () = stop => return Err(interrupted("what was fetched is kept; run it again to go on")),
+        () = stop.next() => return Err(interrupted("what was fetched is kept; run it again to go on")),
     };
     let stored = node.stored().await?;
     let place = match stored.into_iter().find(|stored| stored.name == name) {
@@ -108,8 +108,7 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
     let node = &args.shelf.at;
     let mut progress = Progress::new();
     progress.wait("asking the node");
-    let stop = stop::signal()?;
-    tokio::pin!(stop);
+    let mut stop = stop::Signals::listen()?;
     let body = json!({"model": model, "update": args.update});
     let started = blocking(|| client::ask(node, "POST", "/download/start", Some(&body)))?;
     let name = started["model"].as_str().unwrap_or(model).to_owned();
@@ -119,7 +118,7 @@ async fn through_node(args: &PullArgs, model: &str) -> Result<(String, String), 
     let mut has_run = false;
     loop {
         tokio::select! {
-            () = &mut stop => {
+            () = stop.next() => {
                 progress.finish();
                 return Err(interrupted("the node goes on with it; `shoal pull` shows how it goes"));
             }

@@ -3,6 +3,7 @@
 use std::{
     io::{IsTerminal, Write},
     net::{Ipv4Addr, SocketAddr},
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -13,6 +14,9 @@ use tracing::info;
 
 use crate::{args::ServeArgs, env, failure::Failure, library, opened, qr, stop};
 
+/// Longest time that a node which was told to end lets answers go on and gives its layers away: systems kill what does not end
+/// within 10 to 90 seconds.
+const LEAVE_WITHIN: Duration = Duration::from_secs(8);
 /// UDP port that a node takes if it is free, so that the addresses which peers remember stay true.
 const PEER_PORT: u16 = 52415;
 
@@ -44,6 +48,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         n_ctx: args.compute.context,
         isa: args.compute.isa,
         library: Some(library),
+        auto: args.auto,
         ..Config::default()
     })
     .await?;
@@ -58,25 +63,42 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let names = if args.lan { opened::network_name().into_iter().collect() } else { Vec::new() };
     let access = Access { address, token: token.clone(), names, origins: args.allow_origin };
-    let placed = node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await;
-    if let Err(error) = placed {
+    if let Err(error) = place_demo(&node).await {
         node.shutdown().await;
         return Err(error.into());
     }
     // Before the node says that it is ready: whoever reads that may end it at once.
-    let stop = stop::signal()?;
+    let mut stop = stop::Signals::listen()?;
     say_ready(&access, &node, args.lan)?;
     let cancel = CancellationToken::new();
     let on_signal = cancel.clone();
+    let leaving = node.clone();
     let signals = async move {
-        stop.await;
+        stop.next().await;
         info!("ending");
+        // Whoever tells it a second time does not want to wait.
+        tokio::select! {
+            () = leaving.leave_politely(LEAVE_WITHIN) => {}
+            () = stop.next() => {}
+        }
         on_signal.cancel();
     };
     let router = shoal_api::router(node.clone(), &access);
     let (served, ()) = tokio::join!(shoal_api::serve(listener, router, cancel), signals);
     node.shutdown().await;
     served.context("the API ended").map_err(Failure::from)
+}
+
+/// Places the demonstration model on this device, unless that of the last run comes back by itself.
+async fn place_demo(node: &Node) -> Result<(), shoal_node::Error> {
+    let is_here = node.instances().iter().any(|status| {
+        let stages = &status.record.placement.stages;
+        status.record.model.name == "demo" && stages.iter().all(|stage| stage.node == node.id())
+    });
+    if is_here {
+        return Ok(());
+    }
+    node.place(PlaceRequest { model: "demo".into(), ..PlaceRequest::default() }).await.map(drop)
 }
 
 /// Says where the node listens, and what other devices of the house have to open.

@@ -101,6 +101,18 @@ pub(crate) struct InviteArgs {
 }
 
 #[derive(Debug, Clone, clap::Args)]
+pub(crate) struct DrainArgs {
+    /// The device's name, its id, or the beginning of its id; this one without it
+    #[arg(value_name = "NODE")]
+    pub(crate) target: Option<String>,
+    /// Let it have layers again
+    #[arg(long)]
+    pub(crate) undo: bool,
+    #[command(flatten)]
+    pub(crate) client: ClientArgs,
+}
+
+#[derive(Debug, Clone, clap::Args)]
 pub(crate) struct JoinArgs {
     /// The ticket that `shoal invite` printed on a device of the other cluster
     pub(crate) ticket: String,

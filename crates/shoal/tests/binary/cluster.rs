@@ -107,3 +107,72 @@ fn a_client_that_goes_away_frees_its_sequence() {
     response.into_body().into_reader().read_exact(&mut first).expect("the stream begins");
     node.wait_for("no request under way", |state| state["n_requests"] == 0);
 }
+
+#[test]
+fn an_instance_survives_the_end_of_every_node() {
+    let mut nodes = NodeProcess::cluster(3);
+    let placed = nodes[0].place(3);
+    let expected = nodes[0].chat(QUESTIONS[0], 0.0, 1);
+    let spread = |state: &serde_json::Value| {
+        let instances = state["instances"].as_array().expect("a list");
+        instances.iter().find(|instance| instance["id"] == placed["id"]).cloned()
+    };
+    for node in &nodes {
+        node.wait_for("it is known", |state| {
+            spread(state).is_some_and(|instance| instance["state"] == "ready")
+        });
+        // What everybody knows is on everybody's disk a moment later.
+        let path = node.dir().join("instances");
+        node.wait_for("it is on disk", |_| {
+            std::fs::read(&path)
+                .is_ok_and(|bytes| bytes.windows(4).filter(|window| window == b"demo").count() == 4)
+        });
+    }
+    nodes.iter_mut().for_each(|node| node.child().kill().expect("it runs"));
+    nodes.iter_mut().for_each(NodeProcess::kill);
+    let first = NodeProcess::start_in(nodes[0].dir(), "node-0", &[]);
+    let ticket = first.ticket();
+    let others: Vec<NodeProcess> = [1, 2]
+        .map(|i| {
+            let name = format!("node-{i}");
+            NodeProcess::start_in(nodes[i].dir(), &name, &["--join", &ticket])
+        })
+        .into();
+    first.wait_for("all nodes are back", |state| {
+        let nodes = state["nodes"].as_array().expect("a list");
+        nodes.iter().filter(|node| node["liveness"] == "alive").count() == 3
+    });
+    let mut body = chat_body(QUESTIONS[0], 0.0, 1);
+    body["model"] = placed["id"].clone();
+    let (status, answer) = others[0].post("/v1/chat/completions", &body);
+    assert_eq!(status, 200, "{answer:#}");
+    assert_eq!(answer["choices"][0]["message"]["content"], expected.as_str());
+    let state = first.wait_for("it is ready", |state| {
+        spread(state).is_some_and(|instance| instance["state"] == "ready")
+    });
+    // Each node has the demonstration model once, as before.
+    assert_eq!(state["instances"].as_array().expect("a list").len(), 4, "{state:#}");
+}
+
+#[test]
+fn the_drain_command_empties_a_device_and_takes_it_back() {
+    let nodes = NodeProcess::cluster(3);
+    let placed = nodes[0].place(2);
+    let last = placed["placement"][1]["node"].as_str().expect("an id").to_owned();
+    let address = nodes[0].address();
+    let said = stdout(&["drain", &last, "--node", address]);
+    assert!(said.contains("gives its layers to the others"), "{said}");
+    nodes[0].wait_for("it is empty", |state| {
+        let instances = state["instances"].as_array().expect("a list");
+        let stages = instances.iter().flat_map(|it| it["placement"].as_array().expect("a list"));
+        stages.into_iter().all(|stage| stage["node"] != last.as_str())
+    });
+    let table = stdout(&["nodes", "--node", address]);
+    assert!(table.contains("draining"), "{table}");
+    let said = stdout(&["drain", &last, "--undo", "--node", address]);
+    assert!(said.contains("may have layers again"), "{said}");
+    nodes[0].wait_for("it is back", |state| {
+        let nodes = state["nodes"].as_array().expect("a list");
+        nodes.iter().all(|node| node["draining"].is_null())
+    });
+}
