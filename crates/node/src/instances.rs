@@ -617,7 +617,9 @@ impl Inner {
             self.instances.stages().into_iter().filter_map(newest).collect()
         });
         let is_outdated = |(stage, known): &(StageRecord, InstanceRecord)| match known.phase {
-            Phase::Dropped | Phase::Failed(_) => known.epoch >= stage.epoch,
+            // Final, even for a placement that somebody who had not heard of it made after it.
+            Phase::Dropped => true,
+            Phase::Failed(_) => known.epoch >= stage.epoch,
             _ => known.epoch > stage.epoch && !self.router().fence(known),
         };
         let outdated: Vec<_> = known.into_iter().filter(is_outdated).collect();
