@@ -227,7 +227,7 @@ impl Node {
             obtaining: Obtaining::default(),
             peers: Arc::clone(&peers),
             router,
-            sequences: Arc::new(Sequences::new(u64::try_from(now.as_nanos()).unwrap_or_default())),
+            sequences: Arc::new(Sequences::new(u64::try_from(now.as_millis()).unwrap_or_default())),
             instances: Instances::default(),
             instruments: Instruments::default(),
             discovery: OnceLock::new(),

@@ -162,7 +162,7 @@ struct Runner {
 }
 
 fn held_key(key: &FrameKey) -> HeldKey {
-    (key.driver, key.sequence)
+    (key.driver, key.sequence.without_use())
 }
 
 impl Runner {

@@ -30,7 +30,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Sequences {
-    /// Returns an empty set whose ids begin at `first`: a node that restarts must not meet the ids of its former life.
+    /// Returns an empty set whose numbers begin at `first`: a node that restarts must not meet the ids of its former life.
     pub(crate) fn new(first: u64) -> Self {
         Self { next: Mutex::new(first), idle: Mutex::default() }
     }
@@ -47,12 +47,12 @@ impl Sequences {
         match best.map(|i| (i, shared(&kept[i]))) {
             // A new sequence costs nothing while there is room; an old one is overwritten once there is none.
             Some((i, n_shared)) if n_shared > 0 || kept.len() >= IDLE_MAX => {
-                (kept.remove(i).sequence, n_shared)
+                (kept.remove(i).sequence.next_use(), n_shared)
             }
             _ => {
                 let mut next = lock(&self.next);
                 *next += 1;
-                (SequenceId(*next), 0)
+                (SequenceId::first(*next), 0)
             }
         }
     }
@@ -88,7 +88,7 @@ mod tests {
         let (first, n_cached) = sequences.take(INSTANCE, &[1, 2, 3]);
         assert_eq!(n_cached, 0);
         assert_eq!(sequences.keep(INSTANCE, first, vec![1, 2, 3, 4]), None);
-        assert_eq!(sequences.take(INSTANCE, &[1, 2, 3, 9, 9]), (first, 3));
+        assert_eq!(sequences.take(INSTANCE, &[1, 2, 3, 9, 9]), (first.next_use(), 3));
         let (other, n_cached) = sequences.take(INSTANCE, &[1, 2, 3]);
         assert_ne!(other, first, "it is in use");
         assert_eq!(n_cached, 0);

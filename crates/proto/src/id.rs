@@ -86,7 +86,32 @@ counter! {
 }
 counter! {
     /// One mutable timeline of an instance (a request, or a chat that goes on). Unique per driver and instance.
+    ///
+    /// The lower 16 bits tell the requests apart that take the timeline over from each other, each with what it shares of the
+    /// last one's tokens.
     SequenceId
+}
+
+impl SequenceId {
+    /// Bits that count the requests which take a sequence over from each other.
+    const USE_BITS: u32 = 16;
+
+    /// Returns the first use of a driver's sequence number `n`.
+    pub fn first(n: u64) -> Self {
+        Self(n << Self::USE_BITS)
+    }
+
+    /// Returns the same sequence for another request, which takes over what stages hold of it. An answer to the last one that
+    /// comes late is none to this one.
+    pub fn next_use(self) -> Self {
+        let in_use = (1 << Self::USE_BITS) - 1;
+        Self(self.0 & !in_use | self.0.wrapping_add(1) & in_use)
+    }
+
+    /// The sequence, whoever uses it: what stages keep KV caches by.
+    pub fn without_use(self) -> Self {
+        Self(self.0 >> Self::USE_BITS << Self::USE_BITS)
+    }
 }
 
 impl Epoch {
@@ -119,6 +144,17 @@ mod tests {
     fn a_node_id_survives_its_text_form() {
         let id = NodeId(std::array::from_fn(|i| (i * 7) as u8));
         assert_eq!(id.to_string().parse(), Ok(id));
+    }
+
+    #[test]
+    fn uses_of_a_sequence_differ_and_the_sequence_stays() {
+        let first = SequenceId::first(7);
+        let second = first.next_use();
+        assert_ne!(first, second);
+        assert_eq!(first.without_use(), second.without_use());
+        let last = (0..(1 << 16) - 1).fold(first, |sequence, _| sequence.next_use());
+        assert_eq!(last.next_use(), first, "it counts within its bits");
+        assert_ne!(SequenceId::first(8).without_use(), second.without_use());
     }
 
     #[test]
