@@ -54,7 +54,7 @@ pub(crate) trait Handler: Send + Sync + 'static {
         peer: NodeId,
         request: Request,
     ) -> impl Future<Output = Response> + Send;
-    /// A peer is gone for certain or has been silent for too long.
+    /// A life of a peer is over: it said so, has been silent for too long, or a later one has begun.
     fn peer_lost(&self, peer: NodeId) -> impl Future<Output = ()> + Send;
     /// A new control connection to a peer stands, the first one or another.
     fn peer_connected(&self, peer: NodeId);
@@ -701,9 +701,9 @@ impl Peers {
         });
     }
 
-    /// Carries out the plan, again and again, and notices who has died of silence.
+    /// Carries out the plan, again and again, and notices whose life has ended.
     async fn tick<H: Handler>(self: &Arc<Self>, handler: &Arc<H>) {
-        let mut dead = Vec::new();
+        let mut alive = HashMap::new();
         let mut ticks = tokio::time::interval(TICK);
         loop {
             tokio::select! {
@@ -720,17 +720,23 @@ impl Peers {
                 state.members().map(|member| member.record.id).filter(is_suspect).collect()
             });
             suspects.into_iter().for_each(|peer| self.doubt(peer));
-            let now_dead: Vec<NodeId> = self.read(|state, now| {
-                let is_dead = |id: &NodeId| state.liveness(*id, now) == Liveness::Dead;
-                state.members().map(|member| member.record.id).filter(is_dead).collect()
+            // The present life of each: who died, left, or came back as another life has lost what it drove.
+            let now_alive: HashMap<NodeId, u64> = self.read(|state, now| {
+                let alive = |record: &&NodeRecord| {
+                    record.run != 0 && state.liveness(record.id, now) != Liveness::Dead
+                };
+                let records = state.members().map(|member| &member.record).filter(alive);
+                records.map(|record| (record.id, record.run)).collect()
             });
-            for &peer in now_dead.iter().filter(|peer| !dead.contains(*peer)) {
-                handler.peer_lost(peer).await;
+            for (&peer, run) in &alive {
+                if now_alive.get(&peer) != Some(run) {
+                    handler.peer_lost(peer).await;
+                }
             }
-            if now_dead != dead {
+            if now_alive != alive {
                 self.notify();
             }
-            dead = now_dead;
+            alive = now_alive;
         }
     }
 
