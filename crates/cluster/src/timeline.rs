@@ -97,7 +97,6 @@ enum Phase {
     /// The stages are asked what they hold, and again at a moment. After silence alone, steps may still be answered.
     Probing {
         is_silence: bool,
-        is_asked: bool,
         again_at: Time,
     },
     /// No stages can be asked.
@@ -126,6 +125,8 @@ pub struct Timeline {
     heard: Time,
     /// When silence is next taken for a loss.
     silent_at: Time,
+    /// When stages were last asked, if that was of this placement.
+    asked: Option<Time>,
     /// When the driver is to look again.
     due: Time,
     outage: Option<Outage>,
@@ -172,6 +173,7 @@ impl Timeline {
             in_flight: VecDeque::new(),
             heard: now,
             silent_at: now,
+            asked: None,
             due: now + TICK,
             outage: None,
             resumed: None,
@@ -203,6 +205,7 @@ impl Timeline {
             return;
         }
         self.pipeline = pipeline;
+        self.asked = None;
         if pipeline.is_whole { self.probe(now, false) } else { self.wait() }
     }
 
@@ -275,12 +278,11 @@ impl Timeline {
         }
         match self.phase {
             Phase::Waiting => {}
-            Phase::Probing { is_silence, is_asked, again_at } => {
-                if !is_asked || now >= again_at {
-                    let pause = if is_silence { self.patience.probe_after } else { PROBE_AGAIN };
-                    let pause = pause.max((now - self.heard.min(now)) / 4);
-                    let again_at = now + pause;
-                    self.phase = Phase::Probing { is_silence, is_asked: true, again_at };
+            Phase::Probing { is_silence, again_at } => {
+                if now >= again_at {
+                    let again_at = now + self.pause(now, is_silence);
+                    self.phase = Phase::Probing { is_silence, again_at };
+                    self.asked = Some(now);
                     let asked = (0..self.held.len()).filter(|&stage| self.held[stage].is_none());
                     let n_tokens = self.n_log;
                     orders.extend(asked.map(|stage| Order::Probe { stage, n_tokens }));
@@ -333,8 +335,17 @@ impl Timeline {
             self.in_flight.clear();
         }
         self.held = vec![None; self.pipeline.n_stages];
-        self.phase = Phase::Probing { is_silence, is_asked: false, again_at: now };
+        // Stages that answer, and lose the next step all the same, would be asked for ever, as fast as they answer.
+        let in_vain = self.asked.filter(|&asked| asked >= self.heard);
+        let again_at = in_vain.map_or(now, |asked| now.max(asked + self.pause(asked, is_silence)));
+        self.phase = Phase::Probing { is_silence, again_at };
         self.begin_outage();
+    }
+
+    /// How long stages that were asked at `now` are left alone.
+    fn pause(&self, now: Time, is_silence: bool) -> Time {
+        let pause = if is_silence { self.patience.probe_after } else { PROBE_AGAIN };
+        pause.max(now.saturating_sub(self.heard) / 4)
     }
 
     fn wait(&mut self) {

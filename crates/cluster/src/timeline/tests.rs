@@ -123,6 +123,27 @@ fn a_stage_that_cannot_answer_yet_is_asked_again_but_not_at_once() {
 }
 
 #[test]
+fn stages_that_answer_and_lose_every_step_are_not_asked_without_a_pause() {
+    let mut timeline = begin(1, 3);
+    let (mut now, mut n_asked) = (MS, 0);
+    while now < Time::from_secs(60) {
+        for order in timeline.orders(now, CHUNK) {
+            match order {
+                Order::Probe { stage, .. } => {
+                    n_asked += 1;
+                    timeline.have(Epoch(1), stage, 3);
+                }
+                Order::Send { .. } => timeline.lost(now, Epoch(1)),
+                _ => {}
+            }
+        }
+        now += MS;
+    }
+    // Five pauses a second at first, then each a quarter of the time that has passed.
+    assert!((10..40).contains(&n_asked), "asked {n_asked} times");
+}
+
+#[test]
 fn gives_up_when_nothing_moves_for_too_long_but_not_for_having_slept() {
     let mut timeline = begin(1, 3);
     timeline.placed(Time::ZERO, Pipeline { is_whole: false, ..pipeline(1, 1) });
