@@ -6,16 +6,20 @@ use std::{
     sync::Arc,
 };
 
-use shoal_cluster::{Action, Event, State, Time};
+use shoal_cluster::{Action, Event, Liveness, State, Time};
 use shoal_proto::{
-    Epoch, InstanceId, LayerRange, NodeId,
+    Epoch, InstanceId, LayerRange, NodeId, SequenceId, TokenId,
     control::{InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Stage, StageRecord, Vitals},
 };
 
-use crate::world::{ANSWER_TIMEOUT, Hello, Message, Ms, What, World, duration, node_id};
+use crate::{
+    data_plane::Link,
+    model::N_LAYER,
+    requests::N_CTX,
+    stage::{Input, Route, Runner},
+    world::{ANSWER_TIMEOUT, Hello, Message, Ms, What, World, duration, node_id},
+};
 
-/// Layers of every model.
-const N_LAYER: u32 = 8;
 /// Longest wait for the stages of a placement.
 const LOAD_TIMEOUT: Ms = 15_000;
 /// How often a placement is tried with other nodes before it is given up.
@@ -60,7 +64,20 @@ pub(crate) struct Node {
     pub(crate) open: Vec<usize>,
     pub(crate) silent_since: BTreeMap<usize, Ms>,
     pub(crate) left: BTreeSet<usize>,
-    pub(crate) runners: BTreeMap<InstanceId, Epoch>,
+    pub(crate) runners: BTreeMap<InstanceId, Runner>,
+    /// The requests that it drives.
+    pub(crate) drivers: BTreeMap<(InstanceId, SequenceId), usize>,
+    /// Ended sequences with what the stages hold of them, the oldest first.
+    pub(crate) idle: BTreeMap<InstanceId, Vec<(SequenceId, Vec<TokenId>)>>,
+    pub(crate) next_sequence: u64,
+    pub(crate) links: BTreeMap<usize, Link>,
+    /// Who lived when it last looked, and which of their lives that was.
+    known_lives: BTreeMap<usize, u64>,
+    /// Until when it computes slowly, and how much so.
+    pub(crate) slow_until: Ms,
+    pub(crate) slowness: Ms,
+    /// When a stage here last lost sequences.
+    pub(crate) disturbed_at: Ms,
     /// Stages that were said to be lost: they are not loaded again under the same epoch.
     died: BTreeSet<(InstanceId, Epoch)>,
     pub(crate) works: BTreeMap<InstanceId, Work>,
@@ -103,6 +120,14 @@ impl Node {
             silent_since: BTreeMap::new(),
             left: BTreeSet::new(),
             runners: BTreeMap::new(),
+            drivers: BTreeMap::new(),
+            idle: BTreeMap::new(),
+            next_sequence: 0,
+            links: BTreeMap::new(),
+            known_lives: BTreeMap::new(),
+            slow_until: 0,
+            slowness: 1,
+            disturbed_at: 0,
             died: BTreeSet::new(),
             works: BTreeMap::new(),
             seen: BTreeMap::new(),
@@ -126,7 +151,11 @@ pub(crate) fn index(id: NodeId) -> usize {
 impl World {
     pub(crate) fn apply(&mut self, node: usize, event: Event) -> bool {
         let now = self.nodes[node].clock(self.now);
-        self.nodes[node].state.apply(event, now)
+        let changed = self.nodes[node].state.apply(event, now);
+        if changed {
+            self.wake_drivers(node);
+        }
+        changed
     }
 
     /// Starts the process of a node, with what it remembers from before or with an introducer alone.
@@ -150,6 +179,8 @@ impl World {
         it.believed.fill(None);
         it.seen.clear();
         it.died.clear();
+        it.known_lives.clear();
+        it.next_sequence = u64::from(it.life + 1) << 32;
         let wall = 1_000_000_000_i64 + i64::try_from(now).expect("hours") + it.wall_ahead;
         it.record = record(node, run, wall.unsigned_abs(), it.port);
         it.state = Self::new_state(node, run);
@@ -188,12 +219,35 @@ impl World {
         for action in actions {
             self.carry_out(node, action);
         }
+        self.mourn(node);
         if self.now >= self.nodes[node].looked_at + DISCOVERY
             && self.nodes[node].state.is_looking(now)
         {
             self.nodes[node].looked_at = self.now;
             self.look(node);
         }
+    }
+
+    /// Notices whose life has ended: of silence, because it left, or because a later one has begun.
+    fn mourn(&mut self, node: usize) {
+        let it = &self.nodes[node];
+        let now = it.clock(self.now);
+        let records = it.state.members().map(|member| &member.record);
+        let is_alive = |record: &&NodeRecord| {
+            record.run != 0 && it.state.liveness(record.id, now) != Liveness::Dead
+        };
+        let alive = records.filter(is_alive).map(|record| (index(record.id), record.run));
+        let alive: BTreeMap<usize, u64> = alive.collect();
+        if alive == it.known_lives {
+            return;
+        }
+        let before = std::mem::replace(&mut self.nodes[node].known_lives, alive.clone());
+        for (peer, run) in before {
+            if alive.get(&peer) != Some(&run) {
+                self.drop_peer(node, peer);
+            }
+        }
+        self.wake_drivers(node);
     }
 
     /// Whoever the network reaches answers where it is.
@@ -232,7 +286,7 @@ impl World {
                 it.works.remove(&instance);
                 let known = it.state.instance(instance).expect("it is planned for").clone();
                 if !self.random.chance(10) {
-                    self.place(node, known, epoch, Phase::Healing, 0);
+                    self.place(node, known, epoch, &lost, 0);
                 }
             }
             // No node of the simulation drains, and what is made ready changes nothing that is told.
@@ -315,17 +369,47 @@ impl World {
         if it.works.get(&id).is_some_and(|work| !it.state.is_current(id, work.record.epoch)) {
             it.works.remove(&id);
         }
-        if it.runners.get(&id).is_some_and(|&epoch| !it.state.is_current(id, epoch)) {
-            it.runners.remove(&id);
-            self.publish_stages(node);
+        if changed {
+            self.end_outdated(node);
         }
         changed
     }
 
+    /// Ends the stages that something newer outdates, but for those that it leaves as they are: these wait for it.
+    fn end_outdated(&mut self, node: usize) {
+        let it = &mut self.nodes[node];
+        let state = &it.state;
+        let ended = it.runners.extract_if(.., |&id, runner| {
+            let Some(known) = state.instance(id) else { return false };
+            let is_kept = runner.is_kept(known, node_id(node));
+            let is_newer = known.epoch > runner.epoch;
+            runner.is_fenced |= is_newer && is_kept;
+            match known.phase {
+                Phase::Dropped => true,
+                Phase::Failed(_) => known.epoch >= runner.epoch,
+                _ => is_newer && !is_kept,
+            }
+        });
+        let ended: Vec<Runner> = ended.map(|(_, runner)| runner).collect();
+        if !ended.is_empty() {
+            ended.into_iter().for_each(|runner| self.lose_inbox(runner));
+            let it = &mut self.nodes[node];
+            let known = &it.state;
+            it.idle.retain(|&id, _| {
+                known.instance(id).is_none_or(|record| record.phase != Phase::Dropped)
+            });
+            self.publish_stages(node);
+        }
+    }
+
     pub(crate) fn publish_stages(&mut self, node: usize) {
         let it = &mut self.nodes[node];
-        let layers = LayerRange::new(0, N_LAYER).expect("some");
-        let stage = |(&instance, &epoch)| StageRecord { instance, epoch, layers, n_bytes: 0 };
+        let stage = |(&instance, runner): (&InstanceId, &Runner)| StageRecord {
+            instance,
+            epoch: runner.epoch,
+            layers: runner.layers,
+            n_bytes: 0,
+        };
         it.record.stages = it.runners.iter().map(stage).collect();
         it.record.version += 1;
         let own = it.record.clone();
@@ -347,9 +431,9 @@ impl World {
         let model =
             ModelRef { name: String::new(), files: None, fingerprint: [0; 32], n_layer: N_LAYER };
         let placement = Placement { stages: Vec::new() };
-        let (n_ctx, phase, unload_after_s) = (8, Phase::Placing, None);
+        let (n_ctx, phase, unload_after_s) = (N_CTX, Phase::Placing, None);
         let record = InstanceRecord { id, epoch, phase, model, placement, n_ctx, unload_after_s };
-        self.place(node, record, epoch, Phase::Placing, 0);
+        self.place(node, record, epoch, &[], 0);
     }
 
     /// A person asks a node to drop an instance.
@@ -363,29 +447,41 @@ impl World {
         }
     }
 
-    /// Chooses among the nodes that live, by this node's view, and begins.
+    /// A person, or a plan that has become better, moves an instance that is well.
+    pub(crate) fn move_instance(&mut self, node: usize) {
+        let ready = self.nodes[node].state.instances().filter(|it| it.phase == Phase::Ready);
+        let ready: Vec<InstanceId> = ready.map(|it| it.id).collect();
+        if let Some(id) = self.random.pick(&ready) {
+            let it = &mut self.nodes[node];
+            let record = it.state.instance(id).expect("just listed").clone();
+            let epoch = it.state.reserve_epoch(id);
+            it.works.remove(&id);
+            let moved = record.placement.stages.last().map(|stage| index(stage.node));
+            self.place(node, record, epoch, &[moved.expect("a placement has stages")], 0);
+        }
+    }
+
+    /// Chooses among the nodes that live, by this node's view, and begins. What is there already often stays where it is.
     fn place(
         &mut self,
         node: usize,
         record: InstanceRecord,
         epoch: Epoch,
-        phase: Phase,
+        lost: &[usize],
         n_tried: u32,
     ) {
+        let is_new = record.placement.stages.is_empty();
+        let phase = if is_new { Phase::Placing } else { Phase::Healing };
         let now = self.nodes[node].clock(self.now);
         let state = &self.nodes[node].state;
         let mut alive: Vec<NodeId> = state.members().map(|member| member.record.id).collect();
-        alive.retain(|&id| state.liveness(id, now) == shoal_cluster::Liveness::Alive);
+        alive.retain(|&id| state.liveness(id, now) == Liveness::Alive);
         alive.push(node_id(node));
-        let n_stages = self.random.between(1, 4).min(alive.len() as u64);
-        let n_stages = u32::try_from(n_stages).expect("at most 4");
-        let mut stages = Vec::new();
-        for i in 0..n_stages {
-            let chosen = alive.swap_remove(self.random.index(alive.len()));
-            let (start, end) = (N_LAYER * i / n_stages, N_LAYER * (i + 1) / n_stages);
-            let layers = LayerRange::new(start, end).expect("at most 4 of 8 layers");
-            stages.push(Stage { node: chosen, layers });
-        }
+        let kept = (!is_new && self.random.chance(60)).then(|| self.mend(&record, &alive, lost));
+        let stages = match kept.flatten() {
+            Some(stages) => stages,
+            None => self.split(alive),
+        };
         let (id, placement) = (record.id, Placement { stages });
         let record = InstanceRecord { epoch, phase, placement, ..record };
         self.publish(node, &record);
@@ -396,6 +492,39 @@ impl World {
         self.at(at, What::Job { node, life, job: Job::Load { instance: id, epoch } });
         let job = Job::GiveUp { instance: id, epoch };
         self.at(now + LOAD_TIMEOUT, What::Job { node, life, job });
+    }
+
+    /// The placement as it is, with other nodes for what is lost; nothing if there are none.
+    fn mend(
+        &mut self,
+        record: &InstanceRecord,
+        alive: &[NodeId],
+        lost: &[usize],
+    ) -> Option<Vec<Stage>> {
+        let mut stages = record.placement.stages.clone();
+        let is_well =
+            |stage: &Stage| alive.contains(&stage.node) && !lost.contains(&index(stage.node));
+        let mut free = alive.to_vec();
+        free.retain(|&id| !stages.iter().any(|stage| stage.node == id));
+        for stage in stages.iter_mut().filter(|stage| !is_well(stage)) {
+            stage.node = self.random.pick(&free)?;
+            free.retain(|&id| id != stage.node);
+        }
+        Some(stages)
+    }
+
+    /// A new placement.
+    fn split(&mut self, mut alive: Vec<NodeId>) -> Vec<Stage> {
+        let n_stages = self.random.between(1, 4).min(alive.len() as u64);
+        let n_stages = u32::try_from(n_stages).expect("at most 4");
+        let mut stages = Vec::new();
+        for i in 0..n_stages {
+            let node = alive.swap_remove(self.random.index(alive.len()));
+            let (start, end) = (N_LAYER * i / n_stages, N_LAYER * (i + 1) / n_stages);
+            let layers = LayerRange::new(start, end).expect("at most 4 of 8 layers");
+            stages.push(Stage { node, layers });
+        }
+        stages
     }
 
     pub(crate) fn work(&mut self, node: usize, job: Job) {
@@ -433,7 +562,7 @@ impl World {
             self.publish(node, &InstanceRecord { phase, ..work.record });
         } else {
             let epoch = self.nodes[node].state.reserve_epoch(instance);
-            self.place(node, work.record, epoch, Phase::Healing, work.n_tried + 1);
+            self.place(node, work.record, epoch, &[], work.n_tried + 1);
         }
     }
 
@@ -442,7 +571,13 @@ impl World {
         self.learn(node, record);
         let ok =
             self.nodes[node].state.is_current(record.id, record.epoch) && !self.random.chance(5);
-        let takes = if ok { self.random.between(100, 5_000) } else { 1 };
+        let runner = self.nodes[node].runners.get(&record.id);
+        let is_kept = runner.is_some_and(|it| it.is_kept(record, node_id(node)));
+        let takes = match (ok, is_kept) {
+            (true, false) => self.random.between(100, 5_000),
+            (true, true) => self.random.between(1, 20),
+            (false, _) => 1,
+        };
         let (life, at) = (self.nodes[node].life, self.now + takes);
         let job = Job::Loaded { record: Arc::clone(record), conn, ok };
         self.at(at, What::Job { node, life, job });
@@ -455,13 +590,28 @@ impl World {
             ok && it.state.is_current(instance, epoch) && !it.died.contains(&(instance, epoch));
         if ok {
             self.check_runs(node, instance, epoch);
-            self.nodes[node].runners.insert(instance, epoch);
+            self.run_here(node, record);
             self.publish_stages(node);
         }
         match conn {
             Some(conn) => self.send(conn, node, Message::Loaded { instance, epoch, ok }),
             None => self.loaded(node, node, instance, epoch, ok),
         }
+    }
+
+    /// Runs a stage: the one that is there, with all that it holds, if the placement leaves it as it is.
+    fn run_here(&mut self, node: usize, record: &InstanceRecord) {
+        let runner = self.nodes[node].runners.get_mut(&record.id);
+        if let Some(runner) = runner.filter(|it| it.is_kept(record, node_id(node))) {
+            (runner.epoch, runner.is_fenced) = (record.epoch, false);
+            let route = Route::of(record, node_id(node)).expect("it is kept");
+            self.hand_over(node, record.id, Input::Move(route));
+            return;
+        }
+        self.n_numbers += 1;
+        let runner = Runner::new(self.n_numbers, record, node_id(node));
+        let runner = runner.expect("only who is in a placement is asked");
+        self.nodes[node].runners.insert(record.id, runner);
     }
 
     /// A stage answers to whoever places the instance.
@@ -485,7 +635,11 @@ impl World {
     pub(crate) fn crash_runner(&mut self, node: usize) {
         let runners: Vec<InstanceId> = self.nodes[node].runners.keys().copied().collect();
         let Some(instance) = self.random.pick(&runners) else { return };
-        let epoch = self.nodes[node].runners.remove(&instance).expect("just listed");
+        let runner = self.nodes[node].runners.remove(&instance).expect("just listed");
+        let epoch = runner.epoch;
+        self.crashed_runners.insert(runner.number);
+        self.lose_inbox(runner);
+        self.nodes[node].disturbed_at = self.now;
         self.trace(|| format!("{node}: the runner of {instance} as {epoch} died"));
         self.nodes[node].died.insert((instance, epoch));
         let before = self.believes(node);

@@ -10,6 +10,7 @@ use shoal_proto::{
 
 use crate::{
     actor::index,
+    requests::{How, Request},
     world::{Ms, TICK, World, node_id},
 };
 
@@ -41,6 +42,40 @@ pub(crate) struct Ledger {
     pub(crate) n_placed: usize,
     pub(crate) n_heals: u64,
     pub(crate) sent_max: usize,
+    pub(crate) answers: Answers,
+}
+
+/// How requests ended, and what that took.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    n_finished: u64,
+    n_given_up: u64,
+    n_dropped: u64,
+    n_cancelled: u64,
+    n_driver_died: u64,
+    /// Outages that an answer survived.
+    n_resumed: u64,
+    n_tokens: u64,
+    n_resent: u64,
+    n_probes: u64,
+    resent_max: u64,
+    probes_max: u64,
+}
+
+impl Answers {
+    pub(crate) fn add(&mut self, other: &Self) {
+        self.n_finished += other.n_finished;
+        self.n_given_up += other.n_given_up;
+        self.n_dropped += other.n_dropped;
+        self.n_cancelled += other.n_cancelled;
+        self.n_driver_died += other.n_driver_died;
+        self.n_resumed += other.n_resumed;
+        self.n_tokens += other.n_tokens;
+        self.n_resent += other.n_resent;
+        self.n_probes += other.n_probes;
+        self.resent_max = self.resent_max.max(other.resent_max);
+        self.probes_max = self.probes_max.max(other.probes_max);
+    }
 }
 
 impl Ledger {
@@ -55,6 +90,25 @@ impl Ledger {
         // Two a second to everybody; and whenever somebody new comes, everybody tells everybody once.
         let bound = 200 + 10 * n_nodes + n_nodes * n_nodes;
         assert!(*n <= bound, "node {node} sent {n} messages within a second");
+    }
+
+    /// A request ends.
+    pub(crate) fn ended(&mut self, it: &Request, how: How) {
+        let answers = &mut self.answers;
+        let n = match how {
+            How::Finished => &mut answers.n_finished,
+            How::GaveUp => &mut answers.n_given_up,
+            How::Dropped => &mut answers.n_dropped,
+            How::Cancelled => &mut answers.n_cancelled,
+            How::DriverDied => &mut answers.n_driver_died,
+        };
+        *n += 1;
+        answers.n_resumed += u64::from(it.watch.n_resumed);
+        answers.n_tokens += (it.log.len() - it.n_prompt) as u64;
+        answers.n_resent += it.watch.n_resent;
+        answers.n_probes += it.watch.n_probes;
+        answers.resent_max = answers.resent_max.max(it.watch.n_resent);
+        answers.probes_max = answers.probes_max.max(it.watch.n_probes);
     }
 
     /// A node's state machine asked for so many actions at once.
@@ -79,7 +133,8 @@ impl World {
         let record = it.state.instance(instance).expect("it is planned for");
         assert_ne!(record.phase, Phase::Dropped, "node {node} heals what was dropped");
         for &other in lost {
-            let runs = self.nodes[other].runners.get(&instance) == Some(&record.epoch);
+            let runner = self.nodes[other].runners.get(&instance);
+            let runs = runner.is_some_and(|it| it.epoch == record.epoch);
             assert!(
                 !(runs && self.must_believe(node, other)),
                 "node {node} heals {instance}, whose stage at node {other} is well"
@@ -193,6 +248,7 @@ impl World {
     /// At the end: everybody agrees, nothing is unfinished, and what is said to be ready runs.
     pub(crate) fn check_settled(&self) {
         self.check_met();
+        self.check_requests_settled();
         let running: Vec<usize> =
             (0..self.nodes.len()).filter(|&node| self.nodes[node].is_running).collect();
         let Some(&first) = running.first() else { return };
@@ -210,9 +266,12 @@ impl World {
                 assert!(coordinator.is_some());
                 assert_eq!(coordinator, it.state.coordinator(record.id, now), "one coordinator");
             }
-            for (&instance, &epoch) in &it.runners {
+            for (&instance, runner) in &it.runners {
                 let record = it.state.instance(instance).expect("a runner's instance is known");
-                assert_eq!(record.epoch, epoch, "node {node} runs a stale stage of {instance}");
+                assert_eq!(
+                    record.epoch, runner.epoch,
+                    "node {node} runs a stale stage of {instance}"
+                );
             }
         }
         for record in known {
@@ -229,7 +288,10 @@ impl World {
             let runs = self.nodes.iter().enumerate().any(|(node, it)| {
                 node_id(node) == stage.node
                     && it.is_running
-                    && it.runners.get(&record.id) == Some(&record.epoch)
+                    && it
+                        .runners
+                        .get(&record.id)
+                        .is_some_and(|it| it.epoch == record.epoch && !it.is_fenced)
             });
             assert!(runs, "{} is ready, but {:?} does not run its stage", record.id, stage.node);
         }

@@ -12,12 +12,17 @@ use std::{
     },
 };
 
-use crate::world::World;
+use crate::{invariants::Answers, world::World};
 
 mod actor;
+mod data_plane;
 mod invariants;
+mod model;
 mod random;
+mod requests;
+mod stage;
 mod trouble;
+mod watch;
 mod world;
 
 /// Seeds of one run, unless told otherwise: a minute on two cores.
@@ -30,6 +35,7 @@ struct Totals {
     n_heals: u64,
     virtual_s: u64,
     sent_max: usize,
+    answers: Answers,
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -60,6 +66,7 @@ fn run(seeds: std::ops::Range<u64>, n_hours: u64) -> Totals {
             totals.n_events += n_events;
             totals.n_heals += world.ledger.n_heals;
             totals.virtual_s += world.now / 1000;
+            totals.answers.add(&world.ledger.answers);
             totals.sent_max = totals.sent_max.max(world.ledger.sent_max);
         }
     };

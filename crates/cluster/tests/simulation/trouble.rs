@@ -2,7 +2,13 @@
 
 use shoal_cluster::Event;
 
-use crate::world::{Message, Ms, What, World};
+use crate::{
+    requests::How,
+    world::{Message, Ms, What, World},
+};
+
+/// Requests come until so long after the last trouble.
+const ASKED_UNTIL: Ms = 20_000;
 
 impl World {
     pub(crate) fn make_trouble(&mut self) {
@@ -28,9 +34,55 @@ impl World {
                 self.place_new(a);
             }
             71..=76 if self.is_awake(a) => self.unplace(a),
-            77..=94 if self.is_awake(a) => self.crash_runner(a),
+            77..=84 if self.is_awake(a) => self.crash_runner(a),
+            85..=87 => self.evict(a),
+            88..=90 => self.slow_down(a, until),
+            91..=94 if self.is_awake(a) => self.move_instance(a),
             95 if self.is_awake(a) && self.nodes.len() > 3 => self.leave(a),
+            96..=97 if self.is_awake(a) => self.cancel(a),
             _ => {}
+        }
+    }
+
+    /// Somebody asks something; before long somebody else does.
+    pub(crate) fn somebody_asks(&mut self) {
+        if self.now > self.climate.trouble_ends + ASKED_UNTIL
+            || self.requests.len() >= self.climate.requests_max
+        {
+            return;
+        }
+        let pause = self.random.between(1, 2 * self.climate.curiosity);
+        self.at(self.now + pause, What::Ask);
+        let node = self.random.index(self.nodes.len());
+        if self.is_awake(node) {
+            self.ask_something(node);
+        }
+    }
+
+    /// A stage makes room.
+    fn evict(&mut self, node: usize) {
+        let held = self.nodes[node].runners.iter().flat_map(|(&instance, runner)| {
+            runner.sequences.keys().map(move |&sequence| (instance, sequence))
+        });
+        let held: Vec<_> = held.collect();
+        if let Some((instance, sequence)) = self.random.pick(&held) {
+            self.trace(|| format!("{node}: sequence {} is evicted", sequence.1));
+            let it = &mut self.nodes[node];
+            it.runners.get_mut(&instance).expect("just listed").sequences.remove(&sequence);
+            it.disturbed_at = self.now;
+        }
+    }
+
+    fn slow_down(&mut self, node: usize, until: Ms) {
+        let slowness = self.random.pick(&[10, 100, 500]).expect("some");
+        self.trace(|| format!("{node}: is slow by {slowness} until {until}"));
+        (self.nodes[node].slow_until, self.nodes[node].slowness) = (until, slowness);
+    }
+
+    fn cancel(&mut self, node: usize) {
+        let driven: Vec<usize> = self.nodes[node].drivers.values().copied().collect();
+        if let Some(request) = self.random.pick(&driven) {
+            self.end_request(request, How::Cancelled);
         }
     }
 

@@ -3,18 +3,27 @@
 //! A connection behaves as QUIC's do: what is lost arrives late, a link that carries nothing for six seconds ends it at each end
 //! by itself, an end that is given up says so if it can, and who speaks on one that the other side has forgotten is told.
 
-use std::{cmp::Reverse, collections::BinaryHeap, io::Write as _, sync::Arc, time::Duration};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeSet, BinaryHeap},
+    io::Write as _,
+    sync::Arc,
+    time::Duration,
+};
 
 use shoal_cluster::{Event, State, Timing};
 use shoal_proto::{
-    Epoch, InstanceId, NodeId,
+    Epoch, InstanceId, NodeId, SequenceId,
     control::{InstanceRecord, NodeRecord},
 };
 
 use crate::{
     actor::{Job, Node},
+    data_plane::{Dialling, Wire},
     invariants::Ledger,
     random::Random,
+    requests::Request,
+    stage::Outgoing,
 };
 
 /// Milliseconds of virtual time since the start of the world.
@@ -23,7 +32,7 @@ pub(crate) type Ms = u64;
 /// How often a node asks its state machine what to do.
 pub(crate) const TICK: Ms = 200;
 /// Silence after which an end of a connection is given up.
-const IDLE: Ms = 6_000;
+pub(crate) const IDLE: Ms = 6_000;
 /// How long an answer, or a dial, is waited for.
 pub(crate) const ANSWER_TIMEOUT: Ms = 5_000;
 
@@ -70,14 +79,61 @@ pub(crate) enum Message {
 }
 
 pub(crate) enum What {
-    Tick { node: usize, life: u32 },
-    Deliver { conn: usize, to: usize, sent_at: Ms, tries: u32, message: Message },
-    Dial { from: usize, life: u32, to: usize, addr_is_right: bool },
-    DialFailed { from: usize, life: u32, to: usize, conn: Option<usize> },
-    Job { node: usize, life: u32, job: Job },
+    Tick {
+        node: usize,
+        life: u32,
+    },
+    Deliver {
+        conn: usize,
+        to: usize,
+        sent_at: Ms,
+        tries: u32,
+        message: Message,
+    },
+    Dial {
+        from: usize,
+        life: u32,
+        to: usize,
+        addr_is_right: bool,
+    },
+    DialFailed {
+        from: usize,
+        life: u32,
+        to: usize,
+        conn: Option<usize>,
+    },
+    Job {
+        node: usize,
+        life: u32,
+        job: Job,
+    },
     Trouble,
     CheckMet,
-    Restart { node: usize },
+    Restart {
+        node: usize,
+    },
+    /// Somebody asks something.
+    Ask,
+    Drive {
+        request: usize,
+    },
+    Computed {
+        node: usize,
+        life: u32,
+        instance: InstanceId,
+        number: u64,
+        frames: Outgoing,
+    },
+    Wire {
+        wire: usize,
+    },
+    Link {
+        from: usize,
+        life: u32,
+        to: usize,
+        number: u64,
+        dialling: Dialling,
+    },
 }
 
 struct Entry {
@@ -134,6 +190,11 @@ pub(crate) struct Climate {
     /// Mean time between troubles.
     pub(crate) calm: Ms,
     pub(crate) trouble_ends: Ms,
+    /// Mean time between requests.
+    pub(crate) curiosity: Ms,
+    pub(crate) requests_max: usize,
+    /// How long a dial to nobody takes: some systems say at once that nobody is there.
+    pub(crate) dial_fails_after: Ms,
     pub(crate) ends: Ms,
 }
 
@@ -143,6 +204,14 @@ pub(crate) struct World {
     pub(crate) climate: Climate,
     pub(crate) nodes: Vec<Node>,
     pub(crate) conns: Vec<Conn>,
+    pub(crate) wires: Vec<Wire>,
+    pub(crate) requests: Vec<Request>,
+    /// Runners that died, by number.
+    pub(crate) crashed_runners: BTreeSet<u64>,
+    /// Sequences whose goodbye was lost.
+    pub(crate) orphans: BTreeSet<(NodeId, SequenceId)>,
+    /// Numbers given to runners and links.
+    pub(crate) n_numbers: u64,
     pub(crate) ledger: Ledger,
     /// Until when nothing passes from one node to another.
     cut_until: Vec<Ms>,
@@ -181,6 +250,10 @@ impl World {
                 * if n_hours > 0 { 10 } else { 1 },
             placed_max: if n_hours > 0 { 200 } else { 24 },
             trouble_ends,
+            curiosity: random.pick(&[500, 2_000, 8_000]).expect("some")
+                * if n_hours > 0 { 10 } else { 1 },
+            dial_fails_after: random.pick(&[1, 100, ANSWER_TIMEOUT]).expect("some"),
+            requests_max: if n_hours > 0 { 400 } else { 80 },
             ends: trouble_ends + crate::invariants::SETTLED,
         };
         let mut world = Self {
@@ -189,6 +262,11 @@ impl World {
             climate,
             nodes: (0..n).map(Node::new).collect(),
             conns: Vec::new(),
+            wires: Vec::new(),
+            requests: Vec::new(),
+            crashed_runners: BTreeSet::new(),
+            orphans: BTreeSet::new(),
+            n_numbers: 0,
             ledger: Ledger::default(),
             cut_until: vec![0; n * n],
             queue: BinaryHeap::new(),
@@ -201,6 +279,7 @@ impl World {
             world.at(at, What::Restart { node });
         }
         world.at(10_000, What::Trouble);
+        world.at(10_000, What::Ask);
         world.at(trouble_ends + crate::invariants::MET, What::CheckMet);
         world
     }
@@ -258,7 +337,7 @@ impl World {
     }
 
     /// The time that a message takes.
-    fn delay(&mut self) -> Ms {
+    pub(crate) fn delay(&mut self) -> Ms {
         let mut delay = self.random.between(1, self.climate.delay_max);
         let mut late = 200;
         while late < 2_000 && self.random.chance(self.climate.loss_percent) {
@@ -303,7 +382,23 @@ impl World {
                     self.work(node, job);
                 }
             }
-            What::Tick { .. } | What::Job { .. } => {}
+            What::Computed { node, life, instance, number, frames }
+                if self.nodes[node].life == life =>
+            {
+                let thaws = self.nodes[node].frozen_until;
+                if thaws > self.now {
+                    self.at(thaws, What::Computed { node, life, instance, number, frames });
+                } else {
+                    self.computed(node, instance, number, frames);
+                }
+            }
+            What::Tick { .. } | What::Job { .. } | What::Computed { .. } => {}
+            What::Ask => self.somebody_asks(),
+            What::Drive { request } => self.drive(request),
+            What::Wire { wire } => self.wire_is_due(wire),
+            What::Link { from, life, to, number, dialling } => {
+                self.link(from, life, to, number, dialling);
+            }
             What::Trouble => self.make_trouble(),
             What::CheckMet => self.check_met(),
             What::Restart { node } => self.start(node),
@@ -326,8 +421,10 @@ impl World {
             }
         }
         self.time_out(node);
+        self.time_out_links(node);
         self.tick(node);
         self.check_tick(node);
+        self.check_requests(node);
     }
 
     /// Ends connections of `node` over which nothing can have come for too long.
@@ -365,6 +462,9 @@ impl World {
             it.current[other] = None;
             self.trace(|| format!("{node}: connection to {other} ended, certain: {certain}"));
             self.apply(node, Event::Disconnected { node: node_id(other), certain });
+            if certain {
+                self.drop_peer(node, other);
+            }
         }
     }
 
@@ -467,6 +567,7 @@ impl World {
         if self.apply(node, Event::Connected(node_id(other))) {
             self.trace(|| format!("{node}: connected to {other}"));
         }
+        self.renew_link(node, other);
         self.forget_old(node, other);
     }
 
@@ -495,12 +596,12 @@ impl World {
 
     /// The process is gone: the kernel says nothing for it.
     pub(crate) fn kill(&mut self, node: usize) {
+        self.end_data_plane(node);
         let it = &mut self.nodes[node];
         it.is_running = false;
         it.open.clear();
         it.silent_since.clear();
         it.current.fill(None);
-        it.runners.clear();
         it.works.clear();
     }
 
