@@ -1,17 +1,26 @@
-//! `POST /v1/chat/completions`.
+//! `POST /v1/chat/completions`, and what can be done with the answer's id.
 //!
 //! A request is read strictly ([`request`]): a field that this node cannot honour is refused by name, unless its value asks
-//! for nothing. The answer is one object ([`completion`]) or a stream of server-sent events ([`stream`]).
+//! for nothing. The answer is one object ([`completion`]) or a stream of server-sent events ([`stream`]),
+//! made of pieces ([`pieces`]). A stream can be resumed if its client asked for that ([`kept`]).
 
 mod completion;
+mod kept;
+mod pieces;
 mod request;
 mod stream;
 
+use std::time::Duration;
+
 use axum::{
     Json,
-    extract::State,
+    extract::{Path, State},
+    http::HeaderMap,
     response::{IntoResponse, Response},
 };
+use futures_util::future::BoxFuture;
+use serde_json::{Value, json};
+use shoal_node::{Error, Event};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
@@ -22,10 +31,41 @@ use crate::{
     error::ApiError,
 };
 
+pub(crate) use kept::Answers;
+
+/// How long a stream waits for the node to take a request in before it begins: what is refused by then has a status of its
+/// own, and later news come as events. A model that is being loaded or healed takes longer.
+const BEGIN_AFTER: Duration = Duration::from_secs(3);
+
+/// An answer, or the request for it that the node has not taken in yet.
+enum Coming<A> {
+    Asked(BoxFuture<'static, Result<A, Error>>),
+    Here(A),
+    Refused,
+}
+
+impl<A: Answer> Coming<A> {
+    /// Waits for the next event; `None` after the last. Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> Option<Event> {
+        loop {
+            match self {
+                Self::Asked(asked) => match asked.await {
+                    Ok(answer) => *self = Self::Here(answer),
+                    Err(error) => {
+                        *self = Self::Refused;
+                        return Some(Event::Failed(error));
+                    }
+                },
+                Self::Here(answer) => return answer.next().await,
+                Self::Refused => return None,
+            }
+        }
+    }
+}
+
 /// An answer under way, and its place among those that may be.
-#[derive(Debug)]
 struct Running<A> {
-    answer: A,
+    answer: Coming<A>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -50,13 +90,45 @@ pub(crate) async fn complete<B: Backend>(
         ApiError::overloaded(format!("{REQUESTS_MAX} answers are under way: ask again in a while"))
     })?;
     let identity = Identity::new(call.generate.model.clone())?;
-    let answer = app.backend.generate(call.generate).await?;
+    let backend = app.backend.clone();
+    let mut asked: BoxFuture<'static, Result<B::Answer, Error>> =
+        Box::pin(async move { backend.generate(call.generate).await });
+    let Some(stream) = call.stream else {
+        let running = Running { answer: Coming::Here(asked.await?), _permit: permit };
+        return Ok(Json(collect(identity, running).await?).into_response());
+    };
+    let answer = match tokio::time::timeout(BEGIN_AFTER, &mut asked).await {
+        Ok(answer) => Coming::Here(answer?),
+        Err(_) => Coming::Asked(asked),
+    };
     let running = Running { answer, _permit: permit };
-    if call.stream {
-        Ok(stream::respond(identity, running, call.include_usage))
-    } else {
-        Ok(Json(collect(identity, running).await?).into_response())
-    }
+    Ok(stream::respond(&app.answers, identity, running, stream))
+}
+
+/// `GET /v1/chat/completions/{id}/stream`: the rest of an answer that can be resumed, after `Last-Event-ID`.
+pub(crate) async fn resume<B: Backend>(
+    State(app): State<App<B>>,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let last = match headers.get("last-event-id") {
+        None => None,
+        Some(value) => {
+            let parsed = value.to_str().ok().and_then(|text| text.parse::<u64>().ok());
+            let expected = || ApiError::invalid("last-event-id", "expected a number");
+            Some(parsed.ok_or_else(expected)?)
+        }
+    };
+    Ok(stream::follow(app.answers.attach(&id, last)?))
+}
+
+/// `DELETE /v1/chat/completions/{id}`, `POST /v1/cancel/{id}`: ends an answer.
+pub(crate) async fn cancel<B: Backend>(
+    State(app): State<App<B>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    app.answers.cancel(&id)?;
+    Ok(Json(json!({"id": id, "object": "chat.completion.deleted", "deleted": true})))
 }
 
 /// Waits for the whole answer. Whoever drops this future, as hyper does when the client goes away, drops the answer.
@@ -64,12 +136,15 @@ async fn collect<A: Answer>(
     identity: Identity,
     mut running: Running<A>,
 ) -> Result<Completion, ApiError> {
-    use shoal_node::Event;
-
     let mut content = String::new();
     loop {
         match running.answer.next().await {
-            Some(Event::Started { .. } | Event::Healing { .. } | Event::Resumed { .. }) => {}
+            Some(
+                Event::Queued { .. }
+                | Event::Started { .. }
+                | Event::Healing { .. }
+                | Event::Resumed { .. },
+            ) => {}
             Some(Event::Text(text)) => content.push_str(&text),
             Some(Event::Finished { reason, usage, .. }) => {
                 return Ok(Completion::new(identity, content, reason, usage));

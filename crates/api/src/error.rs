@@ -16,7 +16,7 @@ use shoal_node::{
 use tracing::error;
 
 /// Seconds after which a refused client may ask again: a heartbeat or two, so that a lost node is known to be lost.
-const RETRY_AFTER: HeaderValue = HeaderValue::from_static("5");
+const RETRY_AFTER_S: u64 = 5;
 
 /// How to prove that one may.
 const BEARER: HeaderValue = HeaderValue::from_static("Bearer");
@@ -28,11 +28,16 @@ pub(crate) struct ApiError {
     message: String,
     param: Option<String>,
     code: Option<&'static str>,
+    /// Layers that are missing, and the node that is gone with them.
+    missing: Option<Value>,
+    /// When to ask again, in seconds.
+    retry_after_s: u64,
 }
 
 impl ApiError {
     fn new(status: StatusCode, code: Option<&'static str>, message: impl Into<String>) -> Self {
-        Self { status, message: message.into(), param: None, code }
+        let (message, retry_after_s) = (message.into(), RETRY_AFTER_S);
+        Self { status, message, param: None, code, missing: None, retry_after_s }
     }
 
     /// 400, and the field that is wrong.
@@ -82,6 +87,16 @@ impl ApiError {
         Self::new(StatusCode::TOO_MANY_REQUESTS, Some("too_many_guesses"), message)
     }
 
+    /// Somebody asked for the answer's end.
+    pub(crate) fn cancelled() -> Self {
+        Self::new(StatusCode::CONFLICT, Some("cancelled"), "the answer was cancelled")
+    }
+
+    /// 410: it was here, and is no more.
+    pub(crate) fn gone(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::GONE, Some(code), message)
+    }
+
     /// The answer ended without a reason: its node is shutting down.
     pub(crate) fn cut_off() -> Self {
         let message = "the answer was cut off: the node is shutting down";
@@ -96,12 +111,16 @@ impl ApiError {
     pub(crate) fn to_json(&self) -> Value {
         let kind =
             if self.status.is_server_error() { "server_error" } else { "invalid_request_error" };
-        json!({"error": {
+        let mut error = json!({
             "message": self.message,
             "type": kind,
             "param": self.param,
             "code": self.code,
-        }})
+        });
+        if let Some(missing) = &self.missing {
+            error["missing"] = missing.clone();
+        }
+        json!({"error": error})
     }
 }
 
@@ -112,7 +131,7 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, BEARER);
         }
         if self.status == StatusCode::SERVICE_UNAVAILABLE {
-            response.headers_mut().insert(header::RETRY_AFTER, RETRY_AFTER);
+            response.headers_mut().insert(header::RETRY_AFTER, self.retry_after_s.into());
         }
         response
     }
@@ -146,6 +165,7 @@ impl From<Error> for ApiError {
             Error::InUse { .. } => (S::CONFLICT, Some("model_in_use"), Some("model")),
             Error::NoLibrary { .. } => (S::CONFLICT, Some("no_models_dir"), None),
             Error::Offline => (S::CONFLICT, Some("offline"), None),
+            Error::Overloaded { .. } => (S::SERVICE_UNAVAILABLE, Some("overloaded"), None),
             Error::StageLost { .. } | Error::StageSilent { .. } | Error::PeerLost { .. } => {
                 (S::SERVICE_UNAVAILABLE, Some("node_lost"), None)
             }
@@ -154,7 +174,19 @@ impl From<Error> for ApiError {
         if status == S::INTERNAL_SERVER_ERROR {
             error!(error = %message, "request failed");
         }
-        Self { status, message, param: param.map(str::to_owned), code }
+        let missing = match &error {
+            Error::StageLost { node, layers } => Some(json!({
+                "node": node.to_string(),
+                "layers": [layers.start(), layers.end()],
+            })),
+            _ => None,
+        };
+        let retry_after_s = match &error {
+            Error::Overloaded { retry_after, .. } => retry_after.as_secs(),
+            _ => RETRY_AFTER_S,
+        };
+        let param = param.map(str::to_owned);
+        Self { status, message, param, code, missing, retry_after_s }
     }
 }
 

@@ -6,6 +6,8 @@
 //! | route | answers |
 //! |---|---|
 //! | `POST /v1/chat/completions` | an answer, whole or as server-sent events |
+//! | `GET /v1/chat/completions/{id}/stream` | the rest of an answer that can be resumed |
+//! | `DELETE /v1/chat/completions/{id}`, `POST /v1/cancel/{id}` | end an answer |
 //! | `GET /v1/models`, `GET /v1/models/{id}` | what requests may name |
 //! | `GET /health`, `GET /node_id`, `GET /state` | the node, its peers, its instances |
 //! | `GET /plan`, `POST /plan` | how a model would be placed, and how fast it would be |
@@ -70,7 +72,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{backend::Backend, error::ApiError, guard::Guard};
+use crate::{backend::Backend, chat::Answers, error::ApiError, guard::Guard};
 
 /// Largest body of a request. A context of 128 Ki tokens is about half a megabyte of text.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -125,6 +127,8 @@ struct App<B> {
     backend: B,
     /// One permit for each answer under way.
     requests: Arc<Semaphore>,
+    /// Answers whose ids clients know.
+    answers: Arc<Answers>,
     /// One permit for each client that follows the events.
     events: Arc<Semaphore>,
 }
@@ -140,10 +144,14 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
     let app = App {
         backend,
         requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
+        answers: Arc::default(),
         events: Arc::new(Semaphore::new(EVENTS_MAX)),
     };
     Router::new()
         .route("/v1/chat/completions", post(chat::complete::<B>))
+        .route("/v1/chat/completions/{id}", delete(chat::cancel::<B>))
+        .route("/v1/chat/completions/{id}/stream", get(chat::resume::<B>))
+        .route("/v1/cancel/{id}", post(chat::cancel::<B>))
         .route("/v1/models", get(models::list::<B>))
         .route("/v1/models/{*id}", get(models::show::<B>))
         .route("/health", get(cluster::health))

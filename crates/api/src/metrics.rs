@@ -3,7 +3,7 @@
 //!
 //! Units are in the names; labels have few values: outcomes, states, and the nodes of one home.
 
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 use axum::{
     extract::State,
@@ -135,6 +135,14 @@ fn cluster<B: Backend>(page: &mut Page, backend: &B) {
     for state in ["placing", "fetching", "loading", "ready", "healing", "failed"] {
         let n = instances.iter().filter(|instance| instance.state == state).count();
         page.sample("shoal_instances", &[("state", state)], n as f64);
+    }
+    page.metric("shoal_requests_waiting", "gauge", "Requests that wait for their turn by model.");
+    let mut waiting: BTreeMap<String, usize> = BTreeMap::new();
+    for instance in instances {
+        *waiting.entry(instance.record.model.name).or_default() += instance.n_waiting;
+    }
+    for (model, n) in &waiting {
+        page.sample("shoal_requests_waiting", &[("model", model)], *n as f64);
     }
     let own = nodes.iter().find(|node| node.is_self).and_then(|node| node.vitals);
     let Some(vitals) = own else { return };

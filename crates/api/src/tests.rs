@@ -7,6 +7,7 @@ mod library_routes;
 mod numbers;
 mod opened;
 mod refusals;
+mod resumed;
 mod script;
 mod streams;
 

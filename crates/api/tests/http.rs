@@ -3,7 +3,8 @@
 use std::{io::Read, time::Duration};
 
 use serde_json::{Value, json};
-use shoal_node::{Config, Node, PlaceRequest};
+use shoal_node::{Config, Event, GenerateRequest, Node, PlaceRequest, Prompt};
+use shoal_proto::SamplingParams;
 use tokio::{net::TcpListener, task::JoinSet};
 use tokio_util::sync::CancellationToken;
 
@@ -22,7 +23,13 @@ struct Server {
 
 impl Server {
     async fn start() -> Self {
-        let config = Config { name: "alone".to_owned(), n_threads: Some(1), ..Config::default() };
+        Self::start_with(None).await
+    }
+
+    /// A node that lets so many answers run at once.
+    async fn start_with(parallel: Option<usize>) -> Self {
+        let name = "alone".to_owned();
+        let config = Config { name, n_threads: Some(1), parallel, ..Config::default() };
         let node = Node::start(config).await.expect("it starts");
         let request =
             PlaceRequest { model: "demo".into(), n_ctx: Some(N_CTX), ..PlaceRequest::default() };
@@ -222,7 +229,9 @@ async fn a_client_that_leaves_makes_room() {
         response.into_body().into_reader().read_exact(&mut first).expect("the stream begins");
     };
     tokio::task::spawn_blocking(begun).await.expect("no panic");
-    let freed = async { while server.get("/state").await.1["n_requests"] != 0 {} };
+    let is_free =
+        |state: &Value| state["n_requests"] == 0 && state["instances"][0]["n_requests"] == 0;
+    let freed = async { while !is_free(&server.get("/state").await.1) {} };
     tokio::time::timeout(PATIENCE, freed).await.expect("its place is freed");
     let answer = server.chat("Hello!", json!({})).await;
     assert!(!content(&answer).is_empty());
@@ -264,5 +273,69 @@ async fn models_are_placed_shown_and_dropped() {
     let (status, placed) = server.post("/place_instance", json!({"model": "demo"})).await;
     assert_eq!((status, &placed["state"]), (200, &json!("ready")), "{placed:#}");
     server.chat("Hello!", json!({})).await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_waits_for_its_turn_and_says_so() {
+    let server = Server::start_with(Some(1)).await;
+    // Nobody reads it, so that it keeps its turn for as long as the test wants.
+    let first = GenerateRequest {
+        model: "demo".to_owned(),
+        prompt: Prompt::Raw("Once".to_owned()),
+        sampling: SamplingParams { temperature: 3.0, seed: 1, ..SamplingParams::default() },
+        max_tokens: Some(200),
+        stop: Vec::new(),
+    };
+    let mut first = server.node.generate(first).await.expect("it begins");
+    assert!(matches!(first.next().await, Some(Event::Started { .. })));
+    let stream = json!({"stream": true, "shoal": {"status": true}});
+    let second = server.ask("POST", CHAT, Some(chat("Hello!", stream)));
+    let (first_waits, waits) = (json!([1, 1]), |state: &Value| {
+        let instance = &state["instances"][0];
+        json!([instance["n_requests"], instance["n_waiting"]])
+    });
+    let made_room = async {
+        while waits(&server.get("/state").await.1) != first_waits {}
+        let (_, metrics) = server.ask("GET", "/metrics", None).await;
+        assert!(metrics.contains("shoal_requests_waiting{model=\"demo\"} 1"), "{metrics}");
+        drop(first);
+    };
+    let both = async { tokio::join!(second, made_room).0 };
+    let (status, text) = tokio::time::timeout(PATIENCE, both).await.expect("its turn comes");
+    assert_eq!(status, 200, "{text}");
+    assert!(text.contains(r#""state":"queued""#) && text.contains(r#""position":0"#), "{text}");
+    assert!(text.contains(r#"{"state":"started"}"#), "{text}");
+    assert!(text.ends_with("data: [DONE]\n\n"), "{text}");
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_broken_stream_is_resumed_with_the_same_bytes() {
+    let server = Server::start().await;
+    let mut body = chat("What is Shoal?", json!({"max_tokens": 60, "shoal": {"resume_s": 60}}));
+    body["stream"] = json!(true);
+    let url = format!("{}{CHAT}", server.url);
+    let begun = move || {
+        let response = agent().post(url).send_json(body).expect("the node answers");
+        let mut reader = response.into_body().into_reader();
+        let (mut text, mut byte) = (String::new(), [0]);
+        while text.matches("\n\n").count() < 3 {
+            reader.read_exact(&mut byte).expect("the stream goes on");
+            text.push(char::from(byte[0]));
+        }
+        text
+    };
+    let first = tokio::task::spawn_blocking(begun).await.expect("no panic");
+    let id = first.split('"').find(|it| it.starts_with("chatcmpl-")).expect("an id").to_owned();
+    let url = format!("{}{CHAT}/{id}/stream", server.url);
+    let rest = move || {
+        let asked = agent().get(url).header("last-event-id", "2").call();
+        asked.expect("the node answers").body_mut().read_to_string().expect("text")
+    };
+    let rest = tokio::task::spawn_blocking(rest).await.expect("no panic");
+    let (status, all) = server.ask("GET", &format!("{CHAT}/{id}/stream"), None).await;
+    assert_eq!((status, format!("{first}{rest}")), (200, all));
+    assert!(rest.starts_with("id: 3\n") && rest.ends_with("data: [DONE]\n\n"), "{rest}");
     server.stop().await;
 }

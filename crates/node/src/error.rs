@@ -117,6 +117,14 @@ pub enum Error {
         /// How long the driver waited.
         after: Duration,
     },
+    /// Too many requests wait for their turn.
+    #[error("{n_waiting} requests wait already: ask again in {} s", retry_after.as_secs())]
+    Overloaded {
+        /// Requests that wait.
+        n_waiting: usize,
+        /// When there is likely to be room.
+        retry_after: Duration,
+    },
     /// A peer did not answer.
     #[error("node {} does not answer: {reason}", node.short())]
     PeerLost {

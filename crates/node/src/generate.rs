@@ -65,10 +65,15 @@ pub struct Timings {
     pub generation: Duration,
 }
 
-/// What happens to an answer, in this order: `Started`, any number of `Text`, `Healing` and `Resumed`, and one `Finished` or
-/// `Failed`.
+/// What happens to an answer, in this order: any number of `Queued`, `Started`, any number of `Text`, `Healing` and `Resumed`,
+/// and one `Finished` or `Failed`.
 #[derive(Debug)]
 pub enum Event {
+    /// The request waits for its turn.
+    Queued {
+        /// Requests that wait before it.
+        position: usize,
+    },
     /// The prompt is accepted.
     Started {
         /// Tokens of the prompt.

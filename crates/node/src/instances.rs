@@ -56,6 +56,8 @@ pub struct InstanceStatus {
     pub progress: Option<(u64, u64)>,
     /// Answers of it that this node drives.
     pub n_requests: usize,
+    /// Requests that wait for their turn at this node.
+    pub n_waiting: usize,
     /// Speed of one conversation as the planner predicted it, in tokens per second.
     pub predicted_per_s: Option<f64>,
     /// A placement that would be much better, in words.
@@ -264,6 +266,7 @@ impl Node {
             state,
             why,
             progress: of_this_epoch.map(|(_, n_bytes, n_total)| (n_bytes, n_total)),
+            n_waiting: self.inner().queues().n_waiting(record.id),
             n_requests: usize::try_from(measured.n_running).unwrap_or(usize::MAX),
             predicted_per_s: here.and_then(|here| here.predicted_per_s),
             suggestion: here.and_then(|here| here.suggestion.clone()),
@@ -627,6 +630,7 @@ impl Inner {
             let (instance, epoch) = (*instance, *epoch);
             if newest.phase == Phase::Dropped {
                 self.sequences().forget(instance);
+                self.queues().forget(instance);
                 self.instruments.stats.forget(instance);
             }
             self.router().remove_runner(instance, epoch);

@@ -34,6 +34,7 @@ mod peers;
 mod plan;
 mod planning;
 mod profile;
+mod queue;
 mod remembered;
 mod resume;
 mod router;

@@ -38,6 +38,7 @@ use crate::{
     obtain::Obtaining,
     outlook,
     peers::{Handler, Peers},
+    queue::{self, Queues},
     router::Router,
     sequences::Sequences,
     totals::Totals,
@@ -68,6 +69,8 @@ pub struct Config {
     pub n_ctx: Option<u32>,
     /// The instruction set by name; `None` for the best that the CPU has.
     pub isa: Option<String>,
+    /// Answers of an instance that this node drives at once, later requests wait; `None` for eight.
+    pub parallel: Option<usize>,
     /// How long a model that a request placed stays without another request; `None` for ten minutes.
     pub unload_after: Option<Duration>,
     /// Whether instances move by themselves to placements that are much better, since a device has joined. Without it that is
@@ -170,6 +173,7 @@ pub(crate) struct Inner {
     peers: Arc<Peers>,
     router: Arc<Router>,
     sequences: Arc<Sequences>,
+    queues: Arc<Queues>,
     pub(crate) instruments: Instruments,
     pub(crate) instances: Instances,
     /// Finds members, and knows what it saw of the network.
@@ -217,6 +221,7 @@ impl Node {
         }
         let network = endpoint.clone().map(|endpoint| (endpoint, Arc::clone(&peers)));
         let router = Router::start(id, network, &tasks, &cancel);
+        let queues = Queues::new(config.parallel.unwrap_or(queue::PARALLEL_DEFAULT));
         let inner = Arc::new(Inner {
             id,
             config,
@@ -228,6 +233,7 @@ impl Node {
             peers: Arc::clone(&peers),
             router,
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_millis()).unwrap_or_default())),
+            queues,
             instances: Instances::default(),
             instruments: Instruments::default(),
             discovery: OnceLock::new(),
@@ -313,7 +319,7 @@ impl Node {
     /// Starts to answer a request. What is wrong with the request itself is an error here; what fails later is an event.
     ///
     /// # Errors
-    /// If the model is unknown, a parameter is out of range, or the prompt does not fit.
+    /// If the model is unknown, a parameter is out of range, the prompt does not fit, or too many requests wait.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
         let received = std::time::Instant::now();
         check(&request)?;
@@ -325,6 +331,7 @@ impl Node {
         if n_prompt >= n_ctx {
             return Err(Error::ContextFull { n_prompt, n_ctx });
         }
+        let mut turn = self.inner.queues.enter(instance.id)?;
         let (sender, events) = mpsc::channel(generate::EVENTS_MAX);
         let ctx = driver::Context {
             id: self.inner.id,
@@ -336,7 +343,12 @@ impl Node {
         };
         let prepared = received.elapsed();
         let job = Job { opened, instance, request, prompt, received, prepared };
-        self.inner.tasks.spawn(driver::drive(ctx, job, sender));
+        let cancel = self.inner.cancel.clone();
+        self.inner.tasks.spawn(async move {
+            if cancel.run_until_cancelled(turn.come(&sender)).await == Some(true) {
+                driver::drive(ctx, job, sender).await;
+            }
+        });
         Ok(Generation { events })
     }
 
@@ -466,6 +478,10 @@ impl Inner {
 
     pub(crate) fn router(&self) -> &Router {
         &self.router
+    }
+
+    pub(crate) fn queues(&self) -> &Queues {
+        &self.queues
     }
 
     pub(crate) fn sequences(&self) -> &Sequences {

@@ -129,6 +129,9 @@ pub(crate) struct ServeArgs {
     /// This data directory was restored from a backup of this device: take its key for this device's own
     #[arg(long)]
     pub(crate) adopt_identity: bool,
+    /// Answers of one model at once; later requests wait in line. 8 by default; each holds a KV cache
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) parallel: Option<u8>,
     #[command(flatten)]
     pub(crate) compute: ComputeArgs,
     #[command(flatten)]

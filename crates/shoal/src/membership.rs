@@ -57,7 +57,7 @@ pub(crate) fn forget(args: &ForgetArgs) -> Result<(), Failure> {
 
 pub(crate) fn drain(args: &DrainArgs) -> Result<(), Failure> {
     let request = json!({"node": args.target, "undo": args.undo});
-    let body = ask(&args.client, "POST", "/drain", Some(&request))?;
+    let body = ask(&args.client.at, "POST", "/drain", Some(&request))?;
     let name = args.target.as_deref().unwrap_or("this device");
     let text = if args.undo {
         format!("{name} may have layers again")

@@ -105,7 +105,10 @@ impl Session {
         let mut answer = String::new();
         while let Some(event) = generation.next().await {
             match event {
-                Event::Started { .. } | Event::Healing { .. } | Event::Resumed { .. } => {}
+                Event::Queued { .. }
+                | Event::Started { .. }
+                | Event::Healing { .. }
+                | Event::Resumed { .. } => {}
                 Event::Text(text) => {
                     write_out(&text)?;
                     answer.push_str(&text);

@@ -47,6 +47,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         n_threads: args.compute.threads.map(usize::from),
         n_ctx: args.compute.context,
         isa: args.compute.isa,
+        parallel: args.parallel.map(usize::from),
         library: Some(library),
         auto: args.auto,
         ..Config::default()

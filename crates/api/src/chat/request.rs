@@ -5,7 +5,7 @@
 //! differences to OpenAI are deliberate: `stop` takes up to 16 strings, and without a `seed` a random one is drawn, so
 //! that two equal requests differ as people expect. Defaults are OpenAI's: temperature 1, `top_p` 1.
 
-use std::fmt;
+use std::{fmt, time::Duration};
 
 use serde::{
     Deserialize, Deserializer,
@@ -19,6 +19,8 @@ use crate::error::ApiError;
 
 /// Most stop strings of a request.
 const STOPS_MAX: usize = 16;
+/// Longest time that an answer outlives its client's connection.
+const RESUME_S_MAX: u64 = 600;
 
 /// What an unsupported field may hold without asking for anything; `null` always may.
 #[derive(Debug, Clone, Copy)]
@@ -89,8 +91,19 @@ pub(crate) struct ChatRequest {
     min_p: Option<f32>,
     /// Ours: above 1 makes tokens that came before less likely.
     repeat_penalty: Option<f32>,
+    /// Ours: how the stream behaves while the answer waits, and when the client goes away.
+    shoal: Option<Extension>,
     #[serde(flatten)]
     rest: Map<String, Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Extension {
+    /// Whether the stream says how the answer stands.
+    status: Option<bool>,
+    /// Seconds that the answer outlives the client's connection.
+    resume_s: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -133,16 +146,26 @@ struct Seed(u64);
 pub(crate) struct Call {
     /// What the node is asked.
     pub(crate) generate: GenerateRequest,
-    /// Whether the answer comes as server-sent events.
-    pub(crate) stream: bool,
-    /// Whether the stream ends with the usage.
+    /// How the answer comes as server-sent events, if it does.
+    pub(crate) stream: Option<StreamCall>,
+}
+
+/// What a stream is like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct StreamCall {
+    /// Whether it ends with the usage.
     pub(crate) include_usage: bool,
+    /// Whether it says how the answer stands.
+    pub(crate) wants_status: bool,
+    /// How long the answer outlives the client's connection, if at all.
+    pub(crate) resume: Option<Duration>,
 }
 
 impl ChatRequest {
     /// Checks everything that can be checked without the model. `random_seed` is used if the request names none.
     pub(crate) fn into_call(self, random_seed: u64) -> Result<Call, ApiError> {
         check_rest("", &self.rest, &NEUTRAL)?;
+        let stream = self.stream_call()?;
         let sampling = self.sampling(random_seed)?;
         let max_tokens = self.max_tokens()?;
         if self.messages.is_empty() {
@@ -160,7 +183,6 @@ impl ChatRequest {
         if stop.iter().any(String::is_empty) {
             return Err(ApiError::invalid("stop", "expected text, got an empty string"));
         }
-        let options = self.stream_options.unwrap_or_default();
         Ok(Call {
             generate: GenerateRequest {
                 model: self.model,
@@ -169,8 +191,7 @@ impl ChatRequest {
                 max_tokens,
                 stop,
             },
-            stream: self.stream.unwrap_or(false),
-            include_usage: options.include_usage.unwrap_or(false),
+            stream,
         })
     }
 
@@ -191,6 +212,29 @@ impl ChatRequest {
                 format!("expected {}, got {}", error.expected, error.got),
             )),
         }
+    }
+
+    fn stream_call(&self) -> Result<Option<StreamCall>, ApiError> {
+        let include_usage = self.stream_options.as_ref().and_then(|it| it.include_usage);
+        let extension = self.shoal.as_ref();
+        let wants_status = extension.and_then(|it| it.status).unwrap_or(false);
+        let resume_s = extension.and_then(|it| it.resume_s).unwrap_or(0);
+        if resume_s > RESUME_S_MAX {
+            let message = format!("expected at most {RESUME_S_MAX}, got {resume_s}");
+            return Err(ApiError::invalid("shoal.resume_s", message));
+        }
+        if self.stream != Some(true) {
+            let wanted = [("shoal.status", wants_status), ("shoal.resume_s", resume_s > 0)];
+            return match wanted.iter().find(|(_, is_wanted)| *is_wanted) {
+                Some((field, _)) => Err(ApiError::invalid(*field, "only streams have it")),
+                None => Ok(None),
+            };
+        }
+        Ok(Some(StreamCall {
+            include_usage: include_usage.unwrap_or(false),
+            wants_status,
+            resume: (resume_s > 0).then(|| Duration::from_secs(resume_s)),
+        }))
     }
 
     /// `max_completion_tokens`, or by its older name `max_tokens`.

@@ -72,6 +72,7 @@ async fn the_state_shows_nodes_and_instances() {
         "why": null,
         "progress": null,
         "n_requests": 1,
+        "n_waiting": 3,
         "predicted_tokens_per_s": 12.5,
         "measured_tokens_per_s": null,
         "suggestion": null,

@@ -52,6 +52,7 @@ async fn the_metrics_are_what_prometheus_reads() {
         ("shoal_token_seconds_count", 4.0),
         ("shoal_nodes{liveness=\"alive\"}", 2.0),
         ("shoal_instances{state=\"ready\"}", 1.0),
+        ("shoal_requests_waiting{model=\"demo\"}", 3.0),
         ("shoal_uptime_seconds", 12.0),
     ] {
         assert_eq!(samples.get(key), Some(&expected), "{key}");

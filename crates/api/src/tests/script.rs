@@ -25,7 +25,7 @@ use shoal_proto::{
     },
     frame::StageTiming,
 };
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::backend::{Answer, Backend};
 
@@ -44,6 +44,10 @@ pub(super) struct Script {
     answers: Answers,
     afterwards: Afterwards,
     asked: Arc<Mutex<Vec<GenerateRequest>>>,
+    /// What the next answer goes on with after its events.
+    feed: Arc<Mutex<Option<mpsc::UnboundedReceiver<Event>>>>,
+    /// How long the node takes to take a request in.
+    takes_in: Duration,
     /// Answers that are not dropped.
     n_running: watch::Sender<usize>,
     downloads: Arc<Mutex<Vec<DownloadStatus>>>,
@@ -53,6 +57,8 @@ pub(super) struct Script {
 #[derive(Debug)]
 pub(super) struct ScriptedAnswer {
     events: VecDeque<Event>,
+    /// Events that a test gives in later.
+    fed: Option<mpsc::UnboundedReceiver<Event>>,
     afterwards: Afterwards,
     n_running: watch::Sender<usize>,
 }
@@ -84,6 +90,8 @@ impl Script {
             answers,
             afterwards: Afterwards::Ends,
             asked,
+            feed: Arc::default(),
+            takes_in: Duration::ZERO,
             n_running,
             downloads: Arc::default(),
             downloads_changed: watch::Sender::new(0),
@@ -92,6 +100,17 @@ impl Script {
 
     pub(super) fn hanging(answers: Answers) -> Self {
         Self { afterwards: Afterwards::Hangs, ..Self::new(answers) }
+    }
+
+    /// A node whose one answer goes on with what the sender is given.
+    pub(super) fn fed(answers: Answers) -> (Self, mpsc::UnboundedSender<Event>) {
+        let (sender, feed) = mpsc::unbounded_channel();
+        (Self { feed: Arc::new(Mutex::new(Some(feed))), ..Self::new(answers) }, sender)
+    }
+
+    /// A node that takes a request in only after a while.
+    pub(super) fn slow(answers: Answers, takes_in: Duration) -> Self {
+        Self { takes_in, ..Self::new(answers) }
     }
 
     /// The requests that came so far.
@@ -148,6 +167,7 @@ impl Script {
             why: None,
             progress: None,
             n_requests: 1,
+            n_waiting: 3,
             predicted_per_s: Some(12.5),
             measured_per_s: None,
             suggestion: None,
@@ -160,6 +180,9 @@ pub(super) const PEER_ID: NodeId = NodeId([0xcd; 32]);
 
 impl Answer for ScriptedAnswer {
     async fn next(&mut self) -> Option<Event> {
+        if let (true, Some(fed)) = (self.events.is_empty(), &mut self.fed) {
+            return fed.recv().await;
+        }
         match (self.events.pop_front(), self.afterwards) {
             (Some(event), _) => Some(event),
             (None, Afterwards::Ends) => None,
@@ -187,10 +210,12 @@ impl Backend for Script {
 
     async fn generate(&self, request: GenerateRequest) -> Result<ScriptedAnswer, Error> {
         self.asked.lock().expect("no test panics with the lock").push(request);
+        tokio::time::sleep(self.takes_in).await;
         let events = (self.answers)()?.into();
         self.n_running.send_modify(|n| *n += 1);
         Ok(ScriptedAnswer {
             events,
+            fed: self.feed.lock().expect("no test panics with the lock").take(),
             afterwards: self.afterwards,
             n_running: self.n_running.clone(),
         })

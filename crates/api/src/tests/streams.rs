@@ -123,7 +123,113 @@ async fn comments_keep_a_silent_stream_alive() {
         texts.push(String::from_utf8(frame.to_vec()).expect("UTF-8"));
     }
     assert!(texts[0].starts_with("data: ") && texts[1].starts_with("data: "), "{texts:?}");
-    assert_eq!(texts[2..], [": keep-alive\n\n", ": keep-alive\n\n"]);
+    assert_eq!(texts[2..], [": waiting\n\n", ": waiting\n\n"]);
     drop(frames);
     script.wait_until_running(0).await;
+}
+
+/// What a stream says until it ends, comments included.
+async fn whole(script: &Script, extra: &Value) -> String {
+    post(script, PATH, &body(extra)).await.text
+}
+
+fn waits() -> Result<Vec<Event>, Error> {
+    let pause = Duration::from_millis(1234);
+    Ok(vec![
+        Event::Queued { position: 1 },
+        Event::Queued { position: 0 },
+        Event::Started { n_prompt: 12 },
+        text("Hel"),
+        Event::Healing { why: "layers 2..4 are lost".to_owned() },
+        Event::Resumed { pause, n_recomputed: 9 },
+        text("lo"),
+        finished(FinishReason::Stop),
+    ])
+}
+
+#[tokio::test]
+async fn how_an_answer_stands_is_told_to_those_who_ask() {
+    let asked = json!({"shoal": {"status": true}});
+    let told = whole(&Script::new(waits), &asked).await;
+    let told: Vec<&str> = told
+        .split("\n\n")
+        .filter_map(|event| event.strip_prefix("event: shoal.status\n"))
+        .collect();
+    let told: Vec<Value> = told
+        .iter()
+        .map(|data| serde_json::from_str(data.strip_prefix("data: ").expect("data")).expect("JSON"))
+        .collect();
+    let expected = [
+        json!({"state": "queued", "position": 1}),
+        json!({"state": "queued", "position": 0}),
+        json!({"state": "started"}),
+        json!({"state": "healing", "why": "layers 2..4 are lost"}),
+        json!({"state": "resumed", "pause_ms": 1234, "n_recomputed": 9}),
+    ];
+    assert_eq!(told, expected);
+    let data = data(waits, &json!({})).await;
+    assert_eq!((data.len(), data[4].as_str()), (5, "[DONE]"), "nobody gets them unasked: {data:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn comments_say_what_is_waited_for() {
+    let queued = || Ok(vec![Event::Queued { position: 3 }]);
+    let healing = || Ok(vec![text("Hel"), Event::Healing { why: "a\nnode is lost".to_owned() }]);
+    for (answers, expected) in [
+        (queued as Answers, ": waiting: 3 requests are before this one\n\n"),
+        (healing, ": waiting: a node is lost\n\n"),
+    ] {
+        let script = Script::hanging(answers);
+        let request = request(&Method::POST, PATH, Some(&body(&json!({}))));
+        let response = app(&script).oneshot(request).await.expect("an answer");
+        let mut frames = Body::into_data_stream(response.into_body());
+        let comment = async {
+            loop {
+                let frame = frames.next().await.expect("the stream goes on").expect("bytes");
+                if frame.starts_with(b":") {
+                    return frame;
+                }
+            }
+        };
+        let comment = tokio::time::timeout(PATIENCE, comment).await.expect("no silence");
+        assert_eq!(comment, expected);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_stream_begins_before_a_slow_node_has_taken_the_request_in() {
+    let slow = Duration::from_secs(30);
+    let text = whole(&Script::slow(hello, slow), &json!({})).await;
+    assert!(text.matches(": waiting\n\n").count() >= 4, "{text}");
+    assert!(text.contains("Hello,") && text.ends_with("data: [DONE]\n\n"), "{text}");
+    let lost = || Err(Error::StageSilent { after: Duration::from_secs(9) });
+    let text = whole(&Script::slow(lost, slow), &json!({})).await;
+    assert!(text.contains(r#""code":"node_lost""#) && !text.contains("[DONE]"), "{text}");
+    let got = post(&Script::slow(lost, Duration::from_secs(1)), PATH, &body(&json!({}))).await;
+    assert_eq!(got.error(503)["code"], "node_lost", "what is known early has a status");
+}
+
+#[tokio::test]
+async fn who_finds_the_line_full_is_told_when_to_come_back() {
+    let full = || Err(Error::Overloaded { n_waiting: 32, retry_after: Duration::from_secs(17) });
+    let got = post(&Script::new(full), PATH, &body(&json!({}))).await;
+    assert_eq!(
+        (got.error(503)["code"].clone(), got.header("retry-after")),
+        (json!("overloaded"), "17")
+    );
+}
+
+#[tokio::test]
+async fn what_is_missing_is_named() {
+    let lost = || {
+        let layers = shoal_proto::LayerRange::new(2, 4).expect("not empty");
+        Ok(vec![
+            text("Hel"),
+            Event::Failed(Error::StageLost { node: super::script::PEER_ID, layers }),
+        ])
+    };
+    let events = parsed(&data(lost, &json!({})).await);
+    let error = &events.last().expect("events")["error"];
+    let missing = json!({"node": super::script::PEER_ID.to_string(), "layers": [2, 4]});
+    assert_eq!(error["missing"], missing, "{error}");
 }

@@ -122,6 +122,9 @@ pub struct InstanceView {
     pub progress: Option<[u64; 2]>,
     /// Answers of it under way through this node.
     pub n_requests: usize,
+    /// Requests that wait there for their turn.
+    #[serde(default)]
+    pub n_waiting: usize,
     /// Speed of one conversation as it was predicted.
     pub predicted_tokens_per_s: Option<f64>,
     /// The same as measured.
@@ -234,6 +237,7 @@ impl From<InstanceStatus> for InstanceView {
             why: instance.why,
             progress: instance.progress.map(|(n_bytes, n_total)| [n_bytes, n_total]),
             n_requests: instance.n_requests,
+            n_waiting: instance.n_waiting,
             predicted_tokens_per_s: instance.predicted_per_s,
             measured_tokens_per_s: instance.measured_per_s,
             suggestion: instance.suggestion,

@@ -62,7 +62,7 @@ fn the_least_request_has_the_documented_defaults() {
     };
     assert_eq!(call.generate.sampling, expected);
     assert_eq!((call.generate.max_tokens, call.generate.stop.len()), (None, 0));
-    assert!(!call.stream && !call.include_usage);
+    assert_eq!(call.stream, None);
 }
 
 #[test]
@@ -77,7 +77,8 @@ fn every_parameter_reaches_the_node() {
     assert_eq!((sampling.min_p, sampling.repeat_penalty, sampling.seed), (0.05, 1.1, 7));
     assert_eq!(call.generate.stop, ["a", "b"]);
     assert_eq!(call.generate.max_tokens, Some(12));
-    assert!(call.stream && call.include_usage);
+    let stream = StreamCall { include_usage: true, wants_status: false, resume: None };
+    assert_eq!(call.stream, Some(stream));
     let both = accepted(&json!({"max_tokens": 5, "max_completion_tokens": 5, "stop": "x"}));
     assert_eq!((both.generate.max_tokens, both.generate.stop), (Some(5), vec!["x".to_owned()]));
     let nothing = accepted(&json!({"stop": null, "seed": null, "max_tokens": null}));
@@ -171,6 +172,9 @@ fn refuses_parameters_out_of_range() {
         (json!({"stop": ["a", 5]}), "stop[1]", "integer `5`"),
         (json!({"stop": vec!["x"; 17]}), "stop", "at most 16"),
         (json!({"stream": "yes"}), "stream", "boolean"),
+        (json!({"shoal": {"status": true}}), "shoal.status", "only streams"),
+        (json!({"shoal": {"resume_s": 5}}), "shoal.resume_s", "only streams"),
+        (json!({"stream": true, "shoal": {"resume_s": 601}}), "shoal.resume_s", "at most 600"),
         (
             json!({"stream_options": {"include_usage": 1}}),
             "stream_options.include_usage",
