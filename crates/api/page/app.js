@@ -140,7 +140,7 @@ function addMessage(role) {
   return { item, text };
 }
 
-/** The data of the server-sent events of a response, one by one. */
+/** The server-sent events of a response, one by one: their names, if they have one, and their data. */
 async function* events(response) {
   const reader = response.body.pipeThrough(new TextDecoderStream()).getReader();
   let rest = "";
@@ -153,13 +153,15 @@ async function* events(response) {
     for (const block of blocks) {
       const lines = block.split("\n").filter((line) => line.startsWith("data:"));
       // A block without data is a comment that keeps the connection alive.
-      if (lines.length > 0) yield lines.map((line) => line.slice(5).trimStart()).join("\n");
+      if (lines.length === 0) continue;
+      const name = block.split("\n").find((line) => line.startsWith("event:"))?.slice(6).trim();
+      yield { name, data: lines.map((line) => line.slice(5).trimStart()).join("\n") };
     }
   }
 }
 
-/** Asks for the next answer; calls `onText` for each piece. Returns how it ended and its usage. */
-async function answer(signal, onText) {
+/** Asks for the next answer; calls `onText` for each piece, `onWait` when it has to wait. Returns how it ended and its usage. */
+async function answer(signal, onText, onWait) {
   let response;
   try {
     response = await fetch("/v1/chat/completions", {
@@ -171,6 +173,7 @@ async function answer(signal, onText) {
         temperature: TEMPERATURE,
         stream: true,
         stream_options: { include_usage: true },
+        shoal: { status: true },
       }),
       signal,
     });
@@ -184,9 +187,13 @@ async function answer(signal, onText) {
   }
   const outcome = { finish: null, usage: null };
   try {
-    for await (const data of events(response)) {
+    for await (const { name, data } of events(response)) {
       if (data === "[DONE]") return outcome;
       const chunk = JSON.parse(data);
+      if (name === "shoal.status") {
+        onWait(waitFor(chunk));
+        continue;
+      }
       if (chunk.error) throw new Told(sentence(chunk.error.message));
       outcome.usage = chunk.usage ?? outcome.usage;
       const choice = chunk.choices[0];
@@ -198,6 +205,14 @@ async function answer(signal, onText) {
     throw new Told("The connection to the node broke off, so the answer is not complete.");
   }
   throw new Told("The answer broke off before its end.");
+}
+
+/** What an answer waits for, as a sentence; nothing if it goes on. */
+function waitFor(status) {
+  if (status.state === "healing") return sentence(`Waiting: ${status.why}`);
+  if (status.state !== "queued") return "";
+  const n = status.position;
+  return n === 0 ? "Waiting: next in line." : `Waiting: ${n} ${n === 1 ? "question is" : "questions are"} before this one.`;
 }
 
 /** What stands under an answer in small letters. */
@@ -230,9 +245,16 @@ async function continueConversation() {
     text.append(piece);
     if (stay) scrollToEnd();
   };
+  const wait = element("p", "note", "");
+  const onWait = (told) => {
+    wait.textContent = told;
+    if (told === "") wait.remove();
+    else item.append(wait);
+    $("status").textContent = told || "The answer goes on.";
+  };
   let failure = null;
   try {
-    const outcome = await answer(signal, onText);
+    const outcome = await answer(signal, onText, onWait);
     const note = noteFor(outcome, (performance.now() - begun) / 1000);
     if (note) item.append(element("p", "note", note));
     $("status").textContent = content;
@@ -245,6 +267,7 @@ async function continueConversation() {
     }
   }
   const stay = isNearEnd();
+  wait.remove();
   item.classList.remove("pending");
   item.removeAttribute("aria-busy");
   running = null;
