@@ -77,6 +77,8 @@ mod tests {
             why: (state == "failed").then(|| "no memory".to_owned()),
             progress,
             n_requests: 0,
+            n_waiting: 0,
+            suggestion: None,
             predicted_tokens_per_s: None,
             measured_tokens_per_s: None,
             is_automatic: false,

@@ -60,6 +60,7 @@ async fn the_state_shows_nodes_and_instances() {
         "memory_bytes": 1 << 30,
         "software": "0.1.0",
         "isa": "avx2",
+        "draining": null,
         "stages": [{"instance": "1f", "epoch": 2, "layers": [0, 2]}],
     });
     assert_eq!(state["nodes"][1], expected);
