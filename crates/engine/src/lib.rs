@@ -42,5 +42,5 @@ pub use model::{Model, Part, Shape};
 pub use sampler::sample;
 pub use sequence::Sequence;
 pub use shard::{Output, Segment, Shard};
-pub use shoal_kernels::{Compute, Isa};
+pub use shoal_kernels::{Compute, Isa, Progress};
 pub use weights::supports_type;

@@ -8,7 +8,7 @@ use crate::attention::{self, AttentionJob, AttentionShape};
 use crate::isa::{Isa, Op};
 use crate::matmul::{self, MatmulJob};
 use crate::matrix::{ActivationType, Matrix};
-use crate::pool::Pool;
+use crate::pool::{Pool, Progress};
 use crate::rows::{Add, RmsNorm, Rope, RopeKind, SiluMul, ToF16};
 
 /// Elements below which another thread costs more (some microseconds) than it saves at about four elements per nanosecond.
@@ -84,6 +84,11 @@ impl Compute {
     /// Threads in use, the caller's included.
     pub fn n_threads(&self) -> usize {
         self.pool.n_threads()
+    }
+
+    /// Tells how far the computation has come.
+    pub fn progress(&self) -> Progress {
+        self.pool.progress()
     }
 
     /// Replaces `acts` by the rows `x: [n_tokens, n_cols]` in each form that occurs in `types`.

@@ -58,5 +58,5 @@ pub use elementary::{exp, sum16};
 pub use isa::Isa;
 pub use matmul::MatmulJob;
 pub use matrix::{ActivationType, Matrix, MatrixError, WeightType};
-pub use pool::Pool;
+pub use pool::{Pool, Progress};
 pub use rows::RopeKind;

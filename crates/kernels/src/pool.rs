@@ -96,6 +96,18 @@ pub struct Pool {
     shared: Arc<Shared>,
     workers: Vec<JoinHandle<()>>,
     dispatch: Mutex<()>,
+    n_dispatches: Arc<AtomicU64>,
+}
+
+/// How far a [`Pool`] has come, for who watches over it from another thread.
+#[derive(Debug, Clone, Default)]
+pub struct Progress(Arc<AtomicU64>);
+
+impl Progress {
+    /// Dispatches that were begun since the pool exists. As long as this grows, something is computed.
+    pub fn n_dispatches(&self) -> u64 {
+        self.0.load(Relaxed)
+    }
 }
 
 impl fmt::Debug for Pool {
@@ -132,12 +144,17 @@ impl Pool {
                 builder.spawn(move || shared.work()).ok()
             })
             .collect();
-        Pool { shared, workers, dispatch: Mutex::new(()) }
+        Pool { shared, workers, dispatch: Mutex::new(()), n_dispatches: Arc::default() }
     }
 
     /// Threads that work on a dispatch, the caller included.
     pub fn n_threads(&self) -> usize {
         self.workers.len() + 1
+    }
+
+    /// Tells how far the pool has come, for as long as it exists.
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.n_dispatches))
     }
 
     /// Calls `f` with ranges of at most `chunk` items that together are `0..n_items`, on all threads, and returns
@@ -152,6 +169,7 @@ impl Pool {
         if n_items == 0 {
             return;
         }
+        self.n_dispatches.fetch_add(1, Relaxed);
         if self.workers.is_empty() || n_items <= chunk || INSIDE_DISPATCH.get() {
             let mut start = 0;
             while start < n_items {

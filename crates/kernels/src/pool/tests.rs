@@ -102,3 +102,14 @@ fn two_threads_may_dispatch_at_once() {
         }
     });
 }
+
+#[test]
+fn progress_is_seen_from_another_thread() {
+    let pool = Pool::new(2);
+    let progress = pool.progress();
+    assert_eq!(progress.n_dispatches(), 0);
+    pool.run(10, 1, |_| ());
+    pool.run(1, 1, |_| ());
+    pool.run(0, 1, |_| ());
+    assert_eq!(std::thread::spawn(move || progress.n_dispatches()).join().expect("it counts"), 2);
+}
