@@ -7,6 +7,8 @@ use std::{
 
 use shoal_gguf::Gguf;
 
+use crate::partial::PART;
+
 /// Name of the demonstration model.
 pub const DEMO: &str = "demo";
 
@@ -69,6 +71,28 @@ pub fn open(name: &str) -> Result<Source, Error> {
     Ok(source(path.to_string_lossy().into_owned(), gguf))
 }
 
+/// Opens a model whose files are known, in the order of its parts; none of them stand for the demonstration model. A file that
+/// has become whole since it was named has lost the ending of an unfinished one.
+///
+/// # Errors
+/// If a file is missing or no GGUF.
+pub fn open_paths(name: &str, paths: &[PathBuf]) -> Result<Source, Error> {
+    if paths.is_empty() {
+        return open(DEMO);
+    }
+    let found: Vec<PathBuf> = paths.iter().map(|path| whole_or_part(path)).collect();
+    let gguf = Gguf::open_files(&found)
+        .map_err(|source| Error::Unreadable { name: name.to_owned(), source })?;
+    Ok(source(name.to_owned(), gguf))
+}
+
+/// The path, without the ending of an unfinished file if only the finished one is there.
+fn whole_or_part(path: &Path) -> PathBuf {
+    let is_part = path.extension().is_some_and(|extension| extension == PART);
+    let whole = path.with_extension("");
+    if is_part && !path.exists() && whole.exists() { whole } else { path.to_owned() }
+}
+
 pub(crate) fn source(name: String, gguf: Gguf) -> Source {
     let mut hasher = blake3::Hasher::new();
     gguf.directory_bytes().for_each(|bytes| {
@@ -87,6 +111,20 @@ mod tests {
         let demo = open(DEMO).expect("it is part of the binary");
         assert_eq!(demo.fingerprint, open(DEMO).expect("again").fingerprint);
         assert!(demo.gguf.n_bytes() <= 8 << 20, "at most 8 MiB of every binary");
+    }
+
+    #[test]
+    fn a_file_that_has_become_whole_is_found() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let (part, whole) = (dir.path().join("model.gguf.part"), dir.path().join("model.gguf"));
+        std::fs::write(&part, DEMO_GGUF).expect("writable");
+        let paths = [part.clone()];
+        let before = open_paths("m", &paths).expect("it is there").fingerprint;
+        std::fs::rename(&part, &whole).expect("writable");
+        assert_eq!(open_paths("m", &paths).expect("it is there").fingerprint, before);
+        assert_eq!(open_paths("m", &[]).expect("the demonstration model").fingerprint, before);
+        std::fs::remove_file(&whole).expect("writable");
+        open_paths("m", &paths).expect_err("it is gone");
     }
 
     #[test]

@@ -38,7 +38,7 @@ pub use client::{
     HubClient, HubConfig, HubError, HubTiming, RangeBody, RemoteFile, RepoFile, RepoFormat,
     RepoListing, SearchHit, Token, Unreachable, UrlFile,
 };
-pub use demo::{DEMO, Error, Source, open};
+pub use demo::{DEMO, Error, Source, open, open_paths};
 pub use download::{BadPeer, DownloadError, DownloadTiming, Received};
 pub use library::{
     DownloadState, DownloadStatus, Library, LibraryConfig, LibraryError, NameError, Resolved,
