@@ -21,14 +21,14 @@ use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
     control::{InstanceRecord, NodeRecord, Phase, Request, Response, StageRecord},
 };
-use tokio::time::Instant;
+use tokio::{sync::mpsc, time::Instant};
 use tracing::{info, warn};
 
 use crate::{
     Error, Node, PlaceRequest, models,
     node::Inner,
     planning::Planned,
-    runner::{RunnerHandle, Spec},
+    runner::{LostStage, RunnerHandle, Spec, StageSpec},
 };
 
 /// Longest wait until a peer has loaded its stage: it maps a file, which takes seconds even from slow flash.
@@ -40,6 +40,10 @@ const READY_TIMEOUT: Duration = Duration::from_secs(120);
 const UNLOAD_AFTER: Duration = Duration::from_secs(600);
 /// How long it is believed that a node is slower than it says: it says so itself by then, or is well again.
 const PACE_FOR: Duration = Duration::from_secs(120);
+/// Longest wait for a coordinator that is told of a lost stage.
+const TELL_TIMEOUT: Duration = Duration::from_secs(5);
+/// Lost stages that may wait to be told of.
+const LOST_MAX: usize = 16;
 /// How often idle instances are looked for.
 pub(crate) const IDLE_CHECK: Duration = Duration::from_secs(1);
 
@@ -67,8 +71,10 @@ pub struct InstanceStatus {
 }
 
 /// What this node knows of instances beside their shared records.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Instances {
+    /// Where runners that are given up are told of.
+    lost: mpsc::Sender<LostStage>,
     here: Mutex<HashMap<InstanceId, Here>>,
     /// Share of their planned speed that nodes were seen to have of late, and when.
     paces: Mutex<HashMap<NodeId, (f64, Instant)>>,
@@ -97,7 +103,31 @@ pub(crate) struct Here {
     last_used: Option<Instant>,
 }
 
+/// Stages whose runners were given up, as they come.
+pub(crate) type LostStages = mpsc::Receiver<LostStage>;
+
+/// Carries on without the stages whose runners are given up, until the node ends.
+pub(crate) async fn watch_stages(inner: Arc<Inner>, mut lost: LostStages) {
+    while let Some(stage) = lost.recv().await {
+        inner.give_up_stage(stage).await;
+    }
+}
+
 impl Instances {
+    /// Knows nothing yet.
+    pub(crate) fn new() -> (Self, LostStages) {
+        let (lost, stages) = mpsc::channel(LOST_MAX);
+        (
+            Self {
+                lost,
+                here: Mutex::default(),
+                paces: Mutex::default(),
+                automatic: tokio::sync::Mutex::default(),
+            },
+            stages,
+        )
+    }
+
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Here>> {
         self.here.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -571,15 +601,19 @@ impl Inner {
             // It is there if it was obtained before; a hole in the file would be read as zeros.
             library.obtain(files, models::stage(layers)).await?;
         }
+        let config = self.config();
+        let stage_spec = StageSpec::of(record, stage_idx, config.n_threads, config.isa.clone());
         let spec = Spec {
+            node: self.peers().id(),
             instance: record.clone(),
-            stage_idx,
-            n_threads: self.config().n_threads,
-            isa: self.config().isa.clone(),
+            stage: stage_spec,
+            command: config.runner.clone(),
             profiler: Arc::clone(&self.instruments.profiler),
+            outbox: self.router().outbox(),
+            lost: self.instances.lost.clone(),
+            tasks: self.tasks().clone(),
         };
-        let model = Arc::clone(&opened.model);
-        let runner = RunnerHandle::start(spec, model, self.router().outbox()).await?;
+        let runner = RunnerHandle::start(spec, Arc::clone(&opened.model)).await?;
         if self.is_stale(record) {
             return Err(Error::StageFailed { message: "a newer placement has come".into() });
         }
@@ -639,6 +673,24 @@ impl Inner {
         }
         if !outdated.is_empty() {
             self.publish_stages();
+        }
+    }
+
+    /// The runner of this node's stage of an instance was given up: whoever coordinates the instance is told, and finds another
+    /// place for its layers. This node is as well as before.
+    async fn give_up_stage(&self, LostStage { instance, message }: LostStage) {
+        // Something newer may have taken its place.
+        let Some(epoch) = self.router().remove_given_up(instance) else { return };
+        self.instances.set_stage(instance, None);
+        self.publish_stages();
+        let node = self.peers().id();
+        let coordinator = self.peers().read(|state, now| state.coordinator(instance, now));
+        self.peers().apply(ClusterEvent::StageLost { instance, epoch, node });
+        let Some(coordinator) = coordinator.filter(|it| *it != node) else { return };
+        let request = Request::StageLost { instance, epoch, message };
+        if let Err(error) = self.peers().ask(coordinator, &request, TELL_TIMEOUT).await {
+            // It will see in this node's record that the stage is gone.
+            warn!(coordinator = %coordinator.short(), %error, "the coordinator was not told");
         }
     }
 

@@ -27,8 +27,10 @@ pub(crate) async fn watch(inner: Arc<Inner>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
+        let runners: Vec<u32> =
+            inner.router().runners().into_iter().filter_map(|runner| runner.pid).collect();
         let sampled = tokio::task::spawn_blocking(move || {
-            let vitals = sampler.sample();
+            let vitals = sampler.sample(&runners);
             (sampler, vitals)
         });
         let Ok((back, vitals)) = sampled.await else { return };

@@ -59,6 +59,9 @@ pub use node::{Config, ModelEntry, NetworkConfig, Node, NodeStatus};
 pub use plan::{
     Finding, Help, InviteOptions, LeftOut, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
 };
+#[cfg(unix)]
+pub use runner::child::run_stage;
+pub use runner::{RunnerCommand, RunnerStatus};
 pub use shelf::{Fit, Offer};
 pub use shoal_cluster::timeline::Patience;
 pub use shoal_hub as hub;

@@ -25,12 +25,12 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    InstanceStatus, data_dir, drain,
+    InstanceStatus, RunnerCommand, RunnerStatus, data_dir, drain,
     driver::{self, Job},
     error::Error,
     files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
-    instances::{self, Instances},
+    instances::{self, Instances, LostStages},
     instruments::{self, Instruments},
     inventory, kept,
     models::{Models, Opened},
@@ -78,6 +78,8 @@ pub struct Config {
     pub auto: bool,
     /// How long an answer waits for stages that are silent or lost.
     pub patience: Patience,
+    /// How the processes of runners are started, on Unix; `None` runs every stage in a thread of this process.
+    pub runner: Option<RunnerCommand>,
     /// Where models are kept and come from; `None` for a node with the demonstration model and paths only.
     pub library: Option<LibraryConfig>,
 }
@@ -222,6 +224,7 @@ impl Node {
         let network = endpoint.clone().map(|endpoint| (endpoint, Arc::clone(&peers)));
         let router = Router::start(id, network, &tasks, &cancel);
         let queues = Queues::new(config.parallel.unwrap_or(queue::PARALLEL_DEFAULT));
+        let (instances, lost) = Instances::new();
         let inner = Arc::new(Inner {
             id,
             config,
@@ -234,7 +237,7 @@ impl Node {
             router,
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_millis()).unwrap_or_default())),
             queues,
-            instances: Instances::default(),
+            instances,
             instruments: Instruments::default(),
             discovery: OnceLock::new(),
             bandwidths: Mutex::default(),
@@ -249,7 +252,7 @@ impl Node {
         peers.start(&inner);
         let node = Self { inner };
         node.resume_stages(kept);
-        if let Err(error) = node.start_tasks(online, ticket, run).await {
+        if let Err(error) = node.start_tasks(online, ticket, run, lost).await {
             node.shutdown().await;
             return Err(error);
         }
@@ -262,8 +265,10 @@ impl Node {
         online: Option<Online>,
         ticket: Option<Ticket>,
         run: u64,
+        lost: LostStages,
     ) -> Result<(), Error> {
         let inner = &self.inner;
+        inner.spawn(instances::watch_stages(Arc::clone(inner), lost));
         inner.spawn(inventory::publish(Arc::clone(inner)));
         inner.spawn(instruments::watch(Arc::clone(inner)));
         instruments::calibrate(inner);
@@ -350,6 +355,11 @@ impl Node {
             }
         });
         Ok(Generation { events })
+    }
+
+    /// How the runners of this node's stages are doing.
+    pub fn runners(&self) -> Vec<RunnerStatus> {
+        self.inner.router.runners()
     }
 
     /// What this node has done since its start.

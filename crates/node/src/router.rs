@@ -28,7 +28,7 @@ use tracing::{debug, warn};
 
 use crate::{
     peers::Peers,
-    runner::{Input, Outgoing, Route, RunnerHandle},
+    runner::{Input, Outgoing, Route, RunnerHandle, RunnerStatus},
 };
 
 /// Frames that may wait for a link. A sequence has few steps under way; what is full makes the sender wait.
@@ -196,6 +196,22 @@ impl Router {
         let mut tables = self.tables();
         let due = tables.runners.get(&instance).is_some_and(|placed| placed.epoch <= epoch);
         due && tables.runners.remove(&instance).is_some()
+    }
+
+    /// Forgets the runner of an instance if it was given up. Returns the epoch that it served.
+    pub(crate) fn remove_given_up(&self, instance: InstanceId) -> Option<Epoch> {
+        let mut tables = self.tables();
+        let is_over = tables.runners.get(&instance).is_some_and(|placed| placed.runner.is_over());
+        let placed = if is_over { tables.runners.remove(&instance) } else { None };
+        placed.map(|placed| placed.epoch)
+    }
+
+    /// How the runners of this node are doing, by instance.
+    pub(crate) fn runners(&self) -> Vec<RunnerStatus> {
+        let mut all: Vec<RunnerStatus> =
+            self.tables().runners.values().map(|placed| placed.runner.status()).collect();
+        all.sort_by_key(|status| status.instance);
+        all
     }
 
     /// When the stage of an instance that runs here last had something to do.

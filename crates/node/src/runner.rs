@@ -1,8 +1,25 @@
 //! The runner of a stage: it owns one shard of one instance and every sequence on it, and computes the steps that reach it.
 //!
-//! A runner is an OS thread that takes [`Input`]s and gives [`Outgoing`] frames, and shares nothing else with the node, so that
-//! it can become a process of its own without a change of what is said across this boundary. Steps that are waiting when the
-//! thread looks are computed as one batch; since every row's result is independent of the others, that changes no bit.
+//! A runner takes [`Input`]s and gives [`Outgoing`] frames, and shares nothing else with the node. It is a process of its own
+//! that a supervisor watches over, or a thread of this one where nobody has said which program to start. What
+//! computes is the same; only its [`Host`] differs. Steps that are waiting when it looks are computed as one batch; since every
+//! row's result is independent of the others, that changes no bit.
+
+#[cfg(unix)]
+pub(crate) mod child;
+mod handle;
+#[cfg(unix)]
+mod lines;
+#[cfg(unix)]
+mod process;
+#[cfg(unix)]
+mod supervise;
+#[cfg(unix)]
+mod supervisor;
+#[cfg(all(test, unix))]
+mod tests;
+#[cfg(unix)]
+mod wire;
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -10,7 +27,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use shoal_engine::{Compute, Model, Part, Segment, Sequence, Shape, Shard};
+use serde::{Deserialize, Serialize};
+use shoal_engine::{Compute, Model, Part, Progress, Segment, Sequence, Shape, Shard};
 use shoal_proto::{
     LayerRange, NodeId, SequenceId,
     control::InstanceRecord,
@@ -19,10 +37,12 @@ use shoal_proto::{
         extend_prefix_hash, prefix_hash,
     },
 };
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tracing::{debug, info, warn};
 
-use crate::{Error, profile::Profiler};
+pub(crate) use self::handle::{LostStage, RunnerHandle, Spec};
+pub use self::handle::{RunnerCommand, RunnerStatus};
+use crate::Error;
 
 /// Frames that may wait for a runner. Each sequence has at most [`crate::driver::STEPS_IN_FLIGHT_MAX`] steps under way, so this
 /// is never full in a well-behaved cluster; a full inbox makes the sender wait.
@@ -32,19 +52,19 @@ const BATCH_ROWS_MAX: usize = 256;
 /// Most sequences of one shard; each reserves (lazily paged) KV cache for the whole context.
 const SEQUENCES_MAX: usize = 256;
 
-/// What a runner is to run.
-#[derive(Debug, Clone)]
-pub(crate) struct Spec {
-    /// The instance.
-    pub(crate) instance: InstanceRecord,
-    /// Which of its stages.
-    pub(crate) stage_idx: usize,
+/// What a runner computes of its model.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct StageSpec {
+    /// The layers.
+    pub(crate) layers: LayerRange,
+    /// Positions of every sequence.
+    pub(crate) n_ctx: u32,
+    /// Where it stands in its pipeline.
+    pub(crate) route: Route,
     /// Threads to compute with; `None` for all cores.
-    pub(crate) n_threads: Option<usize>,
+    pub(crate) n_threads: Option<u32>,
     /// The instruction set by name; `None` for the best.
     pub(crate) isa: Option<String>,
-    /// Learns from what batches take.
-    pub(crate) profiler: Arc<Profiler>,
 }
 
 /// What reaches a runner.
@@ -59,7 +79,7 @@ pub(crate) enum Input {
 }
 
 /// Where a stage stands in its pipeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Route {
     /// Its index.
     pub(crate) stage_idx: usize,
@@ -83,12 +103,6 @@ pub(crate) struct Outgoing {
     pub(crate) frame: Frame,
 }
 
-/// The way to a runner. When the last clone is dropped the runner ends and frees everything.
-#[derive(Debug, Clone)]
-pub(crate) struct RunnerHandle {
-    inbox: mpsc::Sender<Arrived>,
-}
-
 /// An input and when it reached the runner.
 type Arrived = (Instant, Input);
 
@@ -100,40 +114,27 @@ struct Waiting {
     step: Step,
 }
 
-impl RunnerHandle {
-    /// Starts a runner and waits until its shard is loaded.
-    pub(crate) async fn start(
-        spec: Spec,
-        model: Arc<Model>,
-        outbox: mpsc::Sender<Outgoing>,
-    ) -> Result<Self, Error> {
-        let (inbox, inputs) = mpsc::channel(INBOX_MAX);
-        let (ready, loaded) = oneshot::channel();
-        let stage = spec.instance.placement.stages[spec.stage_idx].clone();
-        std::thread::Builder::new()
-            .name(format!("stage {}", stage.layers))
-            .spawn(move || match Runner::load(&spec, model, outbox) {
-                Ok(runner) => {
-                    let _ = ready.send(Ok(()));
-                    runner.run(inputs);
-                }
-                Err(error) => {
-                    let _ = ready.send(Err(error));
-                }
-            })
-            .map_err(|error| Error::Thread { source: Arc::new(error) })?;
-        match loaded.await {
-            Ok(result) => result.map(|()| Self { inbox }),
-            Err(_) => Err(Error::StageFailed {
-                message: format!("the runner of layers {} died while loading", stage.layers),
-            }),
-        }
-    }
+/// What a batch took, for the profile of the node.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Observed {
+    /// Bytes that it read.
+    pub(crate) n_bytes: u64,
+    /// Multiply-accumulates of each of its rows.
+    pub(crate) n_macs: u64,
+    /// Its rows.
+    pub(crate) n_rows: usize,
+    /// What it took.
+    pub(crate) took: Duration,
+}
 
-    /// Hands an input over. `false` if the runner is dead.
-    pub(crate) async fn send(&self, input: Input) -> bool {
-        self.inbox.send((Instant::now(), input)).await.is_ok()
-    }
+/// What a runner gives its results to.
+pub(crate) trait Host {
+    /// Takes a frame on its way. `false` if nobody listens any more.
+    fn send(&self, outgoing: Outgoing) -> bool;
+    /// Learns from a batch.
+    fn observe(&self, observed: Observed);
+    /// Notes how many inputs the runner has taken so far, and whether it is at work on them or waits for more.
+    fn at_work(&self, n_taken: u64, is_busy: bool);
 }
 
 /// A sequence and the hash of all its tokens.
@@ -147,58 +148,66 @@ struct Held {
 
 type HeldKey = (NodeId, SequenceId);
 
-struct Runner {
+struct Runner<H> {
     shard: Shard,
     compute: Compute,
     n_ctx: usize,
     route: Route,
-    profiler: Arc<Profiler>,
     /// What a batch reads, and what each of its rows computes.
     n_bytes: u64,
     n_macs: u64,
     sequences: HashMap<HeldKey, Held>,
     n_batches: u64,
-    outbox: mpsc::Sender<Outgoing>,
+    host: H,
 }
 
 fn held_key(key: &FrameKey) -> HeldKey {
     (key.driver, key.sequence.without_use())
 }
 
-impl Runner {
-    fn load(spec: &Spec, model: Arc<Model>, outbox: mpsc::Sender<Outgoing>) -> Result<Self, Error> {
-        let stages = &spec.instance.placement.stages;
-        let layers = stages[spec.stage_idx].layers;
+impl<H: Host> Runner<H> {
+    fn load(spec: &StageSpec, model: Arc<Model>, host: H) -> Result<Self, Error> {
+        let layers = spec.layers;
         let work = work(&model.shape(), layers);
         let shard = Shard::load(model, layers)?;
-        let compute = crate::compute(spec.n_threads, spec.isa.as_deref())?;
+        let n_threads = spec.n_threads.map(|n_threads| n_threads as usize);
+        let compute = crate::compute(n_threads, spec.isa.as_deref())?;
         info!(%layers, isa = %compute.isa(), n_threads = compute.n_threads(), "stage ready");
         Ok(Self {
             shard,
             compute,
-            n_ctx: spec.instance.n_ctx as usize,
-            route: Route::of(&spec.instance, spec.stage_idx),
-            profiler: Arc::clone(&spec.profiler),
+            n_ctx: spec.n_ctx as usize,
+            route: spec.route,
             n_bytes: work.n_bytes,
             n_macs: work.n_macs,
             sequences: HashMap::new(),
             n_batches: 0,
-            outbox,
+            host,
         })
+    }
+
+    /// Tells how far the computation has come.
+    fn progress(&self) -> Progress {
+        self.compute.progress()
     }
 
     fn run(mut self, mut inputs: mpsc::Receiver<Arrived>) {
         let mut waiting = VecDeque::new();
+        let mut n_taken = 0;
         loop {
             if waiting.is_empty() {
+                self.host.at_work(n_taken, false);
                 match inputs.blocking_recv() {
                     Some(input) => waiting.push_back(input),
                     None => break,
                 }
+                n_taken += 1;
             }
             while let Ok(input) = inputs.try_recv() {
                 waiting.push_back(input);
+                n_taken += 1;
             }
+            self.host.at_work(n_taken, true);
             let batch = self.next_batch(&mut waiting);
             if !batch.is_empty() && !self.compute_batch(batch) {
                 break;
@@ -231,7 +240,7 @@ impl Runner {
                         waiting.push_front((arrived, Input::Frame(Frame { key, body })));
                         break;
                     }
-                    self.answer(key, body);
+                    self.answer(key, &body);
                 }
                 Input::Move(route) if batch.is_empty() => self.route = route,
                 Input::Move(route) => {
@@ -246,7 +255,7 @@ impl Runner {
     }
 
     /// Carries out what is neither a step nor meant for a driver.
-    fn answer(&mut self, key: FrameKey, body: Body) {
+    fn answer(&mut self, key: FrameKey, body: &Body) {
         let held = held_key(&key);
         match body {
             Body::Close => {
@@ -255,7 +264,7 @@ impl Runner {
                     self.send(next, Frame { key, body: Body::Close });
                 }
             }
-            Body::Probe { stage, n_tokens } => {
+            &Body::Probe { stage, n_tokens } => {
                 let tokens = self.sequences.get(&held).map_or(&[][..], |it| it.sequence.tokens());
                 let tokens = &tokens[..tokens.len().min(n_tokens as usize)];
                 let n_tokens = u32::try_from(tokens.len()).expect("bounded by the context");
@@ -296,7 +305,8 @@ impl Runner {
         let began = Instant::now();
         let frames = match self.shard.forward(&self.compute, &mut segments) {
             Ok(output) => {
-                self.profiler.observe(self.n_bytes, self.n_macs, n_rows, began.elapsed());
+                let (n_bytes, n_macs, took) = (self.n_bytes, self.n_macs, began.elapsed());
+                self.host.observe(Observed { n_bytes, n_macs, n_rows, took });
                 let (rows, logits) = (output.activations.to_vec(), output.logits.to_vec());
                 self.results(&mut ready, &rows, logits, began)
             }
@@ -418,7 +428,7 @@ impl Runner {
     }
 
     fn send(&self, to: NodeId, frame: Frame) -> bool {
-        self.outbox.blocking_send(Outgoing { to, frame }).is_ok()
+        self.host.send(Outgoing { to, frame })
     }
 }
 

@@ -59,10 +59,10 @@ impl Sampler {
         }
     }
 
-    /// Takes a sample. Reads a few dozen small files; blocks for no longer than that.
-    pub(crate) fn sample(&mut self) -> Vitals {
+    /// Takes a sample; `runners` are the processes that compute for this one. Reads a few dozen small files; blocks for no longer than that.
+    pub(crate) fn sample(&mut self, runners: &[u32]) -> Vitals {
         Vitals {
-            load_percent: self.load(),
+            load_percent: self.load(runners),
             free_bytes: self.free_bytes().unwrap_or(0),
             temperature_dc: self.temperature(),
             battery: self.battery().or_else(|| self.termux.as_mut().and_then(Termux::battery)),
@@ -71,8 +71,8 @@ impl Sampler {
     }
 
     /// The share of the processors that is busy: of the whole system where that may be read, else from its run queue, else
-    /// what this process takes (Android tells an app nothing else).
-    fn load(&mut self) -> Option<u8> {
+    /// what this process and its runners take (Android tells an app nothing else).
+    fn load(&mut self, runners: &[u32]) -> Option<u8> {
         if let Some(now) = self.read("proc/stat").and_then(|text| cpu_ticks(&text)) {
             let before = self.system.replace(now)?;
             return busy_percent(before, now);
@@ -80,7 +80,11 @@ impl Sampler {
         if let Some(load) = self.read("proc/loadavg").and_then(|text| load_average(&text)) {
             return percent(load / self.n_cores as f64);
         }
-        let ticks = self.read("proc/self/stat").and_then(|text| process_ticks(&text))?;
+        let ticks_of = |process: &str| {
+            self.read(&format!("proc/{process}/stat")).and_then(|text| process_ticks(&text))
+        };
+        let of_runners = runners.iter().filter_map(|pid| ticks_of(&pid.to_string()));
+        let ticks = of_runners.fold(ticks_of("self")?, u64::saturating_add);
         let now = Instant::now();
         let (then, before) = self.own.replace((now, ticks))?;
         let available = (now - then).as_secs_f64() * TICKS_PER_S * self.n_cores as f64;

@@ -31,29 +31,40 @@ fn a_phone_tells_what_it_may() {
         ("sys/class/power_supply/battery/status", "Discharging\n"),
     ]);
     let mut sampler = Sampler::at(dir.path(), true);
-    let vitals = sampler.sample();
+    let vitals = sampler.sample(&[]);
     assert_eq!(vitals.load_percent, None, "one sample makes no difference");
     assert_eq!(vitals.free_bytes, (1_000_000 - 400_000) * 1024);
     assert_eq!(vitals.temperature_dc, Some(512));
     assert_eq!(vitals.battery, Some(Battery { percent: 83, is_charging: false }));
-    assert!(sampler.sample().load_percent.is_some_and(|load| load <= 100));
+    assert!(sampler.sample(&[]).load_percent.is_some_and(|load| load <= 100));
 }
 
 #[test]
 fn load_is_what_became_busy_between_samples() {
     let dir = tree(&[("proc/stat", "cpu  100 0 100 800 0 0 0 0 0 0\ncpu0 1\n")]);
     let mut sampler = Sampler::at(dir.path(), false);
-    assert_eq!(sampler.sample().load_percent, None);
+    assert_eq!(sampler.sample(&[]).load_percent, None);
     fs::write(dir.path().join("proc/stat"), "cpu  120 5 105 850 20 0 0 0 9 9\n").expect("a file");
-    assert_eq!(sampler.sample().load_percent, Some(30), "30 of 100 ticks");
+    assert_eq!(sampler.sample(&[]).load_percent, Some(30), "30 of 100 ticks");
     fs::write(dir.path().join("proc/stat"), "cpu  1 0 1 1 0 0 0 0\n").expect("a file");
-    assert_eq!(sampler.sample().load_percent, None, "time ran backwards");
+    assert_eq!(sampler.sample(&[]).load_percent, None, "time ran backwards");
 }
 
 #[test]
 fn an_empty_device_tells_nothing() {
     let dir = tree(&[]);
-    assert_eq!(Sampler::at(dir.path(), true).sample(), Vitals::default());
+    assert_eq!(Sampler::at(dir.path(), true).sample(&[]), Vitals::default());
+}
+
+#[test]
+fn runners_work_for_their_node() {
+    let dir = tree(&[
+        ("proc/self/stat", "7 (a) R 1 1 1 0 -1 0 0 0 0 0 100 20 0 0"),
+        ("proc/8/stat", "8 (b) R 7 1 1 0 -1 0 0 0 0 0 40 10 0 0"),
+    ]);
+    let mut sampler = Sampler::at(dir.path(), true);
+    sampler.sample(&[8, 9]);
+    assert_eq!(sampler.own.map(|(_, ticks)| ticks), Some(170), "9 is gone");
 }
 
 #[test]
@@ -72,7 +83,7 @@ fn odd_content_is_no_vital_sign() {
             ("sys/class/power_supply/battery/capacity", odd),
         ]);
         let mut sampler = Sampler::at(dir.path(), false);
-        let vitals = sampler.sample();
+        let vitals = sampler.sample(&[]);
         assert_eq!((vitals.free_bytes, vitals.temperature_dc, vitals.battery), (0, None, None));
         // A huge load average is a number all the same.
         assert!(vitals.load_percent.is_none_or(|load| load == 100), "{odd:?}: {vitals:?}");
