@@ -4,7 +4,7 @@ use std::{path::Path, time::Duration};
 
 use shoal_node::{
     Error, Event, Finding, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry,
-    Node, NodeStatus, Offer, PlaceRequest, PlanReport, Totals, Trace,
+    Node, NodeStatus, Offer, PlaceRequest, PlanReport, RunnerStatus, Totals, Trace,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
@@ -29,6 +29,7 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn models(&self) -> impl Future<Output = Vec<ModelEntry>> + Send;
     fn nodes(&self) -> Vec<NodeStatus>;
     fn instances(&self) -> Vec<InstanceStatus>;
+    fn runners(&self) -> Vec<RunnerStatus>;
     fn place(
         &self,
         request: PlaceRequest,
@@ -103,6 +104,10 @@ impl Backend for Node {
 
     fn instances(&self) -> Vec<InstanceStatus> {
         Node::instances(self)
+    }
+
+    fn runners(&self) -> Vec<RunnerStatus> {
+        Node::runners(self)
     }
 
     async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {

@@ -19,8 +19,10 @@ pub(crate) async fn node_id<B: Backend>(State(app): State<App<B>>) -> Json<Value
 }
 
 pub(crate) async fn state<B: Backend>(State(app): State<App<B>>) -> Json<StateView> {
+    let runners = app.backend.runners();
+    let nodes = app.backend.nodes().into_iter().map(NodeView::from);
     Json(StateView {
-        nodes: app.backend.nodes().into_iter().map(NodeView::from).collect(),
+        nodes: nodes.map(|node| node.with_runners(&runners)).collect(),
         instances: app.backend.instances().into_iter().map(InstanceView::from).collect(),
         n_requests: app.n_requests(),
         downloads: downloads_of(&app.backend),

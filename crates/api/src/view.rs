@@ -4,8 +4,8 @@ mod cluster;
 mod plan;
 
 pub use cluster::{
-    HeldView, InstanceView, NodeView, PlacedStageView, ProfileView, StageView, StateView,
-    VitalsView,
+    HeldView, InstanceView, NodeView, PlacedStageView, ProfileView, RunnerView, StageView,
+    StateView, VitalsView,
 };
 pub use plan::{CandidateView, HelpView, LeftOutView, PlanStageView, PlanView};
 

@@ -10,7 +10,7 @@ use std::{
 use shoal_node::{
     Error, Event, Finding, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, InviteOptions,
     LeftOut, ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
-    StepTrace, Timings, Totals, Trace, Usage,
+    RunnerStatus, StepTrace, Timings, Totals, Trace, Usage,
     hub::{
         BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
         Received, ReferenceError, RemoveReport, RepoFormat, SearchHit, Space, StoreError,
@@ -282,6 +282,10 @@ impl Backend for Script {
 
     fn instances(&self) -> Vec<InstanceStatus> {
         vec![Self::instance()]
+    }
+
+    fn runners(&self) -> Vec<RunnerStatus> {
+        Vec::new()
     }
 
     async fn place(&self, request: PlaceRequest) -> Result<InstanceStatus, Error> {

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use shoal_node::{InstanceStatus, NodeStatus};
+use shoal_node::{InstanceStatus, NodeStatus, RunnerStatus};
 use shoal_proto::{
     LayerRange,
     control::{HeldModel, Profile, Stage, StageRecord, Vitals},
@@ -105,6 +105,22 @@ pub struct StageView {
     pub epoch: u64,
     /// Its layers `[start, end)`.
     pub layers: [u32; 2],
+    /// How its runner is doing, on the node that answers; of other nodes this is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub runner: Option<RunnerView>,
+}
+
+/// What runs a stage.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerView {
+    /// Its process; `None` for a thread of the node, and while there is none.
+    pub pid: Option<u32>,
+    /// `starting`, `ready`, `restarting` or `given up`.
+    pub state: String,
+    /// How often it was started anew.
+    pub n_restarts: u32,
+    /// Why it died last.
+    pub why: Option<String>,
 }
 
 /// A placed model; what `POST /place_instance` answers.
@@ -157,6 +173,15 @@ pub(super) fn bounds(layers: LayerRange) -> [u32; 2] {
 }
 
 impl NodeView {
+    /// With how the runners of its stages are doing, if it is the node that answers.
+    pub(crate) fn with_runners(mut self, runners: &[RunnerStatus]) -> Self {
+        for stage in self.stages.iter_mut().filter(|_| self.is_self) {
+            let of_stage = |it: &&RunnerStatus| it.instance.to_string() == stage.instance;
+            stage.runner = runners.iter().find(of_stage).map(RunnerView::from);
+        }
+        self
+    }
+
     /// The same without what is never the same twice: the round-trip time and how the node feels.
     pub(crate) fn without_rtt(self) -> Self {
         Self { rtt_ms: None, vitals: None, ..self }
@@ -223,6 +248,18 @@ impl From<&StageRecord> for StageView {
             instance: stage.instance.to_string(),
             epoch: stage.epoch.count(),
             layers: bounds(stage.layers),
+            runner: None,
+        }
+    }
+}
+
+impl From<&RunnerStatus> for RunnerView {
+    fn from(status: &RunnerStatus) -> Self {
+        Self {
+            pid: status.pid,
+            state: status.state.to_owned(),
+            n_restarts: status.n_restarts,
+            why: status.why.clone(),
         }
     }
 }
