@@ -83,6 +83,9 @@ pub(crate) enum Command {
     Drain(DrainArgs),
     /// Find out what stands between devices that do not see each other
     Doctor(DoctorArgs),
+    /// Compute a stage for the node that starts this: a protocol on standard input and output, for nobody else
+    #[command(hide = true)]
+    Runner,
 }
 
 #[derive(Debug, Clone, clap::Args)]

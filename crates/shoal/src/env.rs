@@ -25,6 +25,8 @@ pub(crate) const COLUMNS: &str = "COLUMNS";
 
 /// Set by Termux.
 pub(crate) const TERMUX_VERSION: &str = "TERMUX_VERSION";
+/// Set by Termux where Android lets its programs be started by the system's linker only: the program that really runs.
+pub(crate) const TERMUX_EXE: &str = "TERMUX_EXEC__PROC_SELF_EXE";
 
 // What the programs of Hugging Face and of Ollama read too, so that one setting serves all of them.
 

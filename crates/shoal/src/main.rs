@@ -23,6 +23,7 @@ mod qr;
 mod rate;
 mod remove;
 mod run;
+mod runner;
 mod search;
 mod serve;
 mod show;
@@ -47,6 +48,9 @@ const SHELL_THREADS: usize = 2;
 
 fn main() -> ExitCode {
     let args = Args::parse();
+    if let Some(Command::Runner) = args.command {
+        return runner::run();
+    }
     // A node tells its operator what it does; a command says nothing unless something is wrong.
     let level = match args.command {
         None | Some(Command::Serve(_)) => "warn,shoal=info",
@@ -95,6 +99,8 @@ async fn dispatch(args: Args) -> Result<(), Failure> {
         Some(Command::Leave(args)) => membership::leave(&args),
         Some(Command::Drain(args)) => membership::drain(&args),
         Some(Command::Doctor(args)) => membership::doctor(&args),
+        // It needs none of this.
+        Some(Command::Runner) => Ok(()),
     }
 }
 

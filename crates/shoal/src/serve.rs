@@ -12,7 +12,7 @@ use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, env, failure::Failure, library, opened, qr, stop};
+use crate::{args::ServeArgs, env, failure::Failure, library, opened, qr, runner, stop};
 
 /// Longest time that a node which was told to end lets answers go on and gives its layers away: systems kill what does not end
 /// within 10 to 90 seconds.
@@ -48,6 +48,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
         n_ctx: args.compute.context,
         isa: args.compute.isa,
         parallel: args.parallel.map(usize::from),
+        runner: runner::command(),
         library: Some(library),
         auto: args.auto,
         ..Config::default()

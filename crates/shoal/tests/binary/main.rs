@@ -8,5 +8,6 @@ mod failures;
 mod membership;
 mod models;
 mod process;
+mod runners;
 #[path = "../program/start.rs"]
 mod start;

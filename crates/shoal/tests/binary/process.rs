@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    process::{Child, Output, Stdio},
+    process::{Child, Command, Output, Stdio},
 };
 
 use serde_json::{Value, json};
@@ -25,6 +25,14 @@ pub(crate) fn stdout(args: &[&str]) -> String {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "shoal {args:?}: {}\n{stderr}", output.status);
     String::from_utf8(output.stdout).expect("answers are UTF-8")
+}
+
+/// What starts a node on loopback.
+fn arguments<'a>(dir: &'a Path, name: &'a str) -> Vec<&'a str> {
+    let dir = dir.to_str().expect("a UTF-8 path");
+    let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--interface", "lo"];
+    args.extend(["--data-dir", dir, "--name", name, "--threads", "1"]);
+    args
 }
 
 /// A running node. Killed when dropped.
@@ -56,13 +64,30 @@ impl NodeProcess {
         Self::spawn(dir, name, extra, &[])
     }
 
+    /// Starts a node from another file of the program.
+    pub(crate) fn start_program(program: &Path, dir: &Path, name: &str) -> Self {
+        let usual = shoal(&arguments(dir, name));
+        let mut command = Command::new(program);
+        command.args(usual.get_args()).stdin(Stdio::null());
+        for (variable, value) in usual.get_envs() {
+            match value {
+                Some(value) => command.env(variable, value),
+                None => command.env_remove(variable),
+            };
+        }
+        Self::spawn_command(command)
+    }
+
     fn spawn(dir: &Path, name: &str, extra: &[&str], variables: &[(&str, &str)]) -> Self {
-        let dir = dir.to_str().expect("a UTF-8 path");
-        let mut args = vec!["serve", "--listen", "127.0.0.1:0", "--interface", "lo"];
-        args.extend(["--data-dir", dir, "--name", name, "--threads", "1"]);
+        let mut args = arguments(dir, name);
         args.extend(extra);
         let mut command = shoal(&args);
-        command.envs(variables.iter().copied()).stdout(Stdio::piped());
+        command.envs(variables.iter().copied());
+        Self::spawn_command(command)
+    }
+
+    fn spawn_command(mut command: Command) -> Self {
+        command.stdout(Stdio::piped());
         let mut child = command.spawn().expect("the program starts");
         let stdout = child.stdout.take().expect("piped above");
         let url = url_when_ready(stdout);
@@ -115,6 +140,11 @@ impl NodeProcess {
     /// Sends a request; returns the status and the JSON.
     pub(crate) fn post(&self, path: &str, body: &Value) -> (u16, Value) {
         let sent = agent().post(format!("{}{path}", self.url)).send_json(body);
+        read(sent.expect("the node answers"))
+    }
+
+    pub(crate) fn delete(&self, path: &str) -> (u16, Value) {
+        let sent = agent().delete(format!("{}{path}", self.url)).call();
         read(sent.expect("the node answers"))
     }
 
