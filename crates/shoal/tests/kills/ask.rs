@@ -46,6 +46,8 @@ pub(crate) struct Answer {
     /// When it was asked for, and when each piece of text came.
     pub(crate) asked: Instant,
     pub(crate) pieces: Vec<Instant>,
+    /// When its end came.
+    ended: Option<Instant>,
     /// What the stream told of the cluster meanwhile.
     pub(crate) statuses: Vec<String>,
 }
@@ -77,15 +79,15 @@ impl Answer {
         self.pieces.first().map(|first| *first - self.asked)
     }
 
-    /// The longest time without a piece that ended after `since`, of which the first one's usual share is taken off.
+    /// The longest time without a piece, or the end, that ended after `since`; the first one's usual time is taken off.
     pub(crate) fn pause(&self, since: Instant, usual_first: Duration) -> Duration {
         let mut longest = Duration::ZERO;
         let mut before = self.asked + usual_first;
-        for &piece in &self.pieces {
-            if piece > since {
-                longest = longest.max(piece.saturating_duration_since(before));
+        for &at in self.pieces.iter().chain(&self.ended) {
+            if at > since {
+                longest = longest.max(at.saturating_duration_since(before));
             }
-            before = piece;
+            before = at;
         }
         longest
     }
@@ -107,6 +109,7 @@ pub(crate) fn stream(
         fault: None,
         asked: Instant::now(),
         pieces: Vec::new(),
+        ended: None,
         statuses: Vec::new(),
     };
     let mut response = match agent.post(url).send_json(body) {
@@ -135,6 +138,7 @@ pub(crate) fn stream(
         } else if let Some(data) = line.strip_prefix("data: ") {
             let n_before = answer.pieces.len();
             answer.take(&event, data);
+            answer.ended = (answer.is_done || answer.error.is_some()).then(Instant::now);
             if answer.pieces.len() > n_before && !at(answer.pieces.len()) {
                 return answer;
             }
