@@ -12,7 +12,7 @@ use crate::{
 
 /// How many nodes there are.
 const N_NODES: [usize; 2] = [3, 4];
-/// Steps of a long prompt: 13 chunks of 64 tokens fit into the demonstration model's context.
+/// Chunks of a long prompt: 13 of 64 tokens fit into the demonstration model's context.
 const N_PREFILL: usize = 13;
 /// Pieces of an answer after which a stage is lost.
 const N_DECODE: usize = 48;
@@ -29,7 +29,7 @@ const N_REQUESTS: [usize; 2] = [1, 4];
 /// When a stage is lost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Position {
-    /// After so many of so many parts of the time that the prompt usually takes.
+    /// When so many chunks of the prompt have been computed by all stages.
     Prefill(usize),
     /// When the client has so many pieces of the answer; more than it has pieces begin again at the first.
     Decode(usize),
@@ -53,7 +53,7 @@ impl fmt::Display for Case {
         let (t, n_requests) = (self.temperature, self.n_requests);
         write!(f, "case {number}: {loss}, {n_nodes} nodes, {n_requests} requests at {t}, ")?;
         match self.position {
-            Position::Prefill(i) => write!(f, "{i}/{N_PREFILL} of the prompt"),
+            Position::Prefill(i) => write!(f, "{i} of {N_PREFILL} chunks"),
             Position::Decode(k) => write!(f, "piece {k}"),
         }
     }
@@ -78,11 +78,6 @@ impl Case {
             trials.into_iter().max_by_key(|(_, answer)| answer.pieces.len()).expect("at least one")
         };
         (0..self.n_requests).map(ask).collect()
-    }
-
-    /// The part of the usual time to the first token after which the loss comes.
-    pub(crate) fn share(i: usize) -> f64 {
-        i as f64 / N_PREFILL as f64
     }
 }
 
@@ -151,10 +146,12 @@ pub(crate) fn chosen(losses: &[Loss], seed: u64) -> Vec<Case> {
     cases
 }
 
+/// The first of each loss, all with as many nodes: a cluster takes its time to start.
 fn one_of_each(cases: &[Case]) -> Vec<Case> {
     let mut chosen: Vec<Case> = Vec::new();
     for case in cases {
-        if chosen.iter().all(|it| it.loss != case.loss) {
+        let is_fit = chosen.first().is_none_or(|it| it.n_nodes == case.n_nodes);
+        if is_fit && chosen.iter().all(|it| it.loss != case.loss) {
             chosen.push(*case);
         }
     }

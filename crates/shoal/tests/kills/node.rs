@@ -19,6 +19,9 @@ use crate::{
     start::{PATIENCE, shoal, url_when_ready},
 };
 
+/// Between two looks at a condition: a step of the demonstration model takes less than ten.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
+
 /// Where a process runs.
 #[derive(Debug, Clone)]
 pub(crate) enum Machine {
@@ -72,6 +75,15 @@ impl Client {
 
     pub(crate) fn state(&self) -> Result<Value, String> {
         Ok(self.get("/state")?.1)
+    }
+
+    /// The steps of the answer under way of an instance that all stages have computed; of the one that is furthest.
+    pub(crate) fn n_steps(&self, instance: &str) -> Result<Option<usize>, String> {
+        let (_, body) = self.get("/traces")?;
+        let traces = body["traces"].as_array().into_iter().flatten();
+        let running = traces.filter(|it| it["outcome"] == "running" && it["instance"] == instance);
+        let n_steps = running.filter_map(|it| usize::try_from(it["n_steps"].as_u64()?).ok());
+        Ok(n_steps.max())
     }
 
     /// Asks, and reads the answer as it comes; `at` is called with the number of pieces so far, and ends it by `false`.
@@ -264,7 +276,7 @@ pub(crate) fn wait(
             let why = last.err().map(|why| format!(": {why}")).unwrap_or_default();
             return Err(format!("{what}: not within {patience:?}{why}"));
         }
-        pause(Duration::from_millis(20));
+        pause(LOOK_AGAIN);
     }
 }
 

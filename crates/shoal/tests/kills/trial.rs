@@ -18,7 +18,7 @@ use crate::{
     fleet::Fleet,
     form,
     losses::{self, Loss, Struck},
-    node::{Machine, Node},
+    node::{Machine, Node, wait},
     report::{Report, Trial},
     start::PATIENCE,
 };
@@ -117,8 +117,7 @@ fn try_case(stand: &mut Stand, case: &Case, seed: u64, oracle: &Node) -> Trial {
     let (asks, expected): (Vec<Ask>, Vec<Answer>) = case.asks(&oracle.client()).into_iter().unzip();
     let usual = if case.n_requests == 1 { stand.usual.one } else { stand.usual.four };
     let mut chance = Chance::new(seed ^ (u64::try_from(case.number).expect("small") << 32));
-    let (answers, mut struck) =
-        disturb(&mut stand.fleet, case, &asks, &expected, usual, &mut chance);
+    let (answers, mut struck) = disturb(&mut stand.fleet, case, &asks, &expected, &mut chance);
     let mut faults: Vec<String> = answers
         .iter()
         .zip(&expected)
@@ -151,7 +150,6 @@ fn disturb(
     case: &Case,
     asks: &[Ask],
     expected: &[Answer],
-    usual: Duration,
     chance: &mut Chance,
 ) -> (Vec<Answer>, Struck) {
     // The first whose answer has so many pieces gives the sign; a short answer has its turn earlier.
@@ -180,14 +178,17 @@ fn disturb(
             })
             .collect();
         drop(sign);
-        let patience = match case.position {
-            Position::Decode(_) => PATIENCE,
-            Position::Prefill(i) => usual.mul_f64(Case::share(i)),
-        };
-        // When all have ended early, what is wrong is seen in the answers.
-        let _ = signs.recv_timeout(patience);
-        let mut struck = losses::strike(fleet, case.loss, chance);
         let is_over = || n_running.load(Ordering::Relaxed) == 0;
+        // When all have ended early, what is wrong is seen in the answers.
+        match case.position {
+            Position::Decode(_) => drop(signs.recv_timeout(PATIENCE)),
+            Position::Prefill(n_chunks) => {
+                let _ = wait("chunks", PATIENCE, || {
+                    Ok(client.n_steps(&model)?.is_some_and(|n| n >= n_chunks) || is_over())
+                });
+            }
+        }
+        let mut struck = losses::strike(fleet, case.loss, chance);
         losses::follow(fleet, &mut struck, is_over);
         let answers = asked.into_iter().map(|it| it.join().expect("it does not panic")).collect();
         (answers, struck)

@@ -23,23 +23,30 @@ const N_NODES: usize = 3;
 const N_TOGETHER: usize = 2;
 const DELAY: Duration = Duration::from_millis(3);
 const JITTER: Duration = Duration::from_millis(47);
-/// Percent of the frames that get lost.
-const LOSS: [u32; 2] = [1, 5];
-/// How often a node changes its address.
-const HANDOFF: Duration = Duration::from_secs(20);
-/// The same where the whole test takes no longer than that.
-const HANDOFF_SHORT: Duration = Duration::from_secs(4);
-/// Chats of the short form, at each loss.
-const N_CHATS_SHORT: usize = 2;
+/// How much happens.
+struct Amount {
+    n_chats: usize,
+    /// Percents of the frames that get lost, one after the other.
+    loss: &'static [u32],
+    /// How often a node changes its address, and how many times at most.
+    handoff: Duration,
+    n_handoffs: usize,
+}
+
+const SHORT: Amount =
+    Amount { n_chats: 2, loss: &[5], handoff: Duration::from_secs(3), n_handoffs: 2 };
+const LONG: Amount = Amount {
+    n_chats: 100,
+    loss: &[1, 5],
+    handoff: Duration::from_secs(20),
+    n_handoffs: usize::MAX,
+};
 
 #[test]
 fn no_chat_is_wrong_in_bad_weather() {
     isolated(|| {
         let seed = form::seed();
-        let (n_chats, handoff) = match form::n_chats() {
-            Some(n) => (n, HANDOFF),
-            None => (N_CHATS_SHORT, HANDOFF_SHORT),
-        };
+        let amount = form::n_chats().map_or(SHORT, |n_chats| Amount { n_chats, ..LONG });
         let oracle = Machine::Host(Host::new("oracle").unwrap().into());
         let oracle = Node::start(oracle, "oracle", &[]);
         let wifi = Segment::new("wifi").unwrap();
@@ -49,9 +56,9 @@ fn no_chat_is_wrong_in_bad_weather() {
         wifi.set_delay(DELAY);
         wifi.set_jitter(JITTER);
         let mut wrong = Vec::new();
-        for percent in LOSS {
+        for &percent in amount.loss {
             wifi.set_loss(percent, seed);
-            wrong.extend(chats(&mut fleet, &oracle, n_chats, percent, handoff, seed));
+            wrong.extend(chats(&mut fleet, &oracle, &amount, percent, seed));
         }
         assert!(wifi.counters().n_lost > 0);
         assert!(wrong.is_empty(), "KILL_SEED={seed}:\n{}\n{}", wrong.join("\n"), fleet.logs(40));
@@ -62,12 +69,11 @@ fn no_chat_is_wrong_in_bad_weather() {
 fn chats(
     fleet: &mut Fleet,
     oracle: &Node,
-    n_chats: usize,
+    amount: &Amount,
     percent: u32,
-    handoff: Duration,
     seed: u64,
 ) -> Vec<String> {
-    let asks: Vec<Ask> = (0..n_chats)
+    let asks: Vec<Ask> = (0..amount.n_chats)
         .map(|i| cases::ask(1000 * percent as usize + i, Position::Decode(1), (i % 2) as f32))
         .collect();
     let (client, model) = (fleet.client(), fleet.instance.clone());
@@ -88,7 +94,7 @@ fn chats(
                 })
             })
             .collect();
-        let mover = scope.spawn(|| move_about(fleet, &is_over, handoff, seed));
+        let mover = scope.spawn(|| move_about(fleet, &is_over, amount, seed));
         let talked = talkers.into_iter().flat_map(|it| it.join().expect("it does not panic"));
         let answers: Vec<_> = talked.collect();
         is_over.store(true, Ordering::Relaxed);
@@ -124,12 +130,12 @@ fn chats(
 }
 
 /// Gives some node another address again and again; returns how often.
-fn move_about(fleet: &mut Fleet, is_over: &AtomicBool, interval: Duration, seed: u64) -> usize {
+fn move_about(fleet: &mut Fleet, is_over: &AtomicBool, amount: &Amount, seed: u64) -> usize {
     let mut chance = Chance::new(seed);
     let mut n_moves = 0;
     let mut moved = Instant::now();
     while !is_over.load(Ordering::Relaxed) {
-        if moved.elapsed() >= interval {
+        if moved.elapsed() >= amount.handoff && n_moves < amount.n_handoffs {
             // The first may move too: its client is on it.
             let i = chance.below(N_NODES);
             say(&format!("node {i} changes its address"));
