@@ -139,6 +139,9 @@ impl Fleet {
             } else if node.is_frozen {
                 node.thaw();
             }
+            if node.is_drained {
+                node.drain(false);
+            }
         }
         self.wait_for_all()?;
         self.wait_for_quiet()?;

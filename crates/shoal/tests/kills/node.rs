@@ -110,6 +110,8 @@ pub(crate) struct Node {
     url: String,
     pub(crate) is_dead: bool,
     pub(crate) is_frozen: bool,
+    /// It was asked to give its layers away.
+    pub(crate) is_drained: bool,
 }
 
 impl Node {
@@ -126,6 +128,7 @@ impl Node {
             url,
             is_dead: false,
             is_frozen: false,
+            is_drained: false,
         };
         let (_, body) = node.client().get("/node_id").expect("it has just said that it is ready");
         body["id"].as_str().expect("text").clone_into(&mut node.id);
@@ -148,11 +151,6 @@ impl Node {
     /// Processes that it started for its stages.
     pub(crate) fn runners(&self) -> Vec<u32> {
         children_of(self.pid())
-    }
-
-    /// `host:port` of its API.
-    pub(crate) fn address(&self) -> &str {
-        self.url.strip_prefix("http://").expect("a plain URL")
     }
 
     /// Ends it at once, as the system does when memory is short.
@@ -192,6 +190,17 @@ impl Node {
         }
         signal(self.pid(), Signal::CONT);
         self.is_frozen = false;
+    }
+
+    /// Has it give its layers away, or take some again.
+    pub(crate) fn drain(&mut self, drains: bool) {
+        let undo: &[&str] = if drains { &[] } else { &["--undo"] };
+        let address = self.url.strip_prefix("http://").expect("a plain URL");
+        let drained = shoal(&["drain", "--node", address]).args(undo).output();
+        let drained = drained.expect("the program starts");
+        let stderr = String::from_utf8_lossy(&drained.stderr);
+        assert!(drained.status.success(), "{}: {stderr}", self.name);
+        self.is_drained = drains;
     }
 
     /// The end of what it logged.
