@@ -213,8 +213,10 @@ impl Node {
         let id = endpoint.as_ref().map_or(NodeId([0; 32]), Endpoint::id);
         let run = crate::random_u64()?;
         let record = own_record(&config, id, run, endpoint.as_ref(), isa, now);
-        let remembered = config.data_dir.as_ref().map(|dir| dir.join(kept::PEERS));
-        let kept = config.data_dir.as_deref().map(kept::load_instances).unwrap_or_default();
+        // What is alone for one answer has nothing to keep.
+        let kept_in = config.data_dir.clone().filter(|_| online.is_some());
+        let remembered = kept_in.as_ref().map(|dir| dir.join(kept::PEERS));
+        let kept = kept_in.as_deref().map(kept::load_instances).unwrap_or_default();
         let peers =
             Peers::new(endpoint.clone(), membership.clone(), record, remembered, &tasks, &cancel);
         let library = config.library.clone().map(Library::open).transpose()?;
@@ -272,7 +274,7 @@ impl Node {
         inner.spawn(inventory::publish(Arc::clone(inner)));
         inner.spawn(instruments::watch(Arc::clone(inner)));
         instruments::calibrate(inner);
-        if let Some(dir) = inner.config.data_dir.clone() {
+        if let Some(dir) = inner.config.data_dir.clone().filter(|_| online.is_some()) {
             // It ends by itself, with the last word on disk.
             inner.tasks.spawn(kept::keep(Arc::clone(inner), dir));
         }

@@ -62,7 +62,7 @@ pub(crate) async fn watch(node: Node) {
             }
             let old = known.remove(&record.id);
             if let Some(new) = node.look(&record, old).await {
-                node.weigh(&record, &new.1).await;
+                node.weigh(&record, &new.1);
                 known.insert(record.id, new);
             }
         }
@@ -90,7 +90,7 @@ impl Node {
     }
 
     /// Suggests the better placement if there is one, or moves there.
-    async fn weigh(&self, record: &InstanceRecord, outlook: &Outlook) {
+    fn weigh(&self, record: &InstanceRecord, outlook: &Outlook) {
         let inner = self.inner();
         let is_other = outlook.best != record.placement;
         let best = if is_other { outlook.best_per_s } else { 0.0 };
@@ -104,7 +104,8 @@ impl Node {
             let why = text.unwrap_or_default();
             inner.instances.with(record.id, |here| here.betterment.moved(now));
             let epoch = inner.peers().reserve_epoch(record.id);
-            self.relocate(record.clone(), epoch, outlook.best.clone(), why).await;
+            let (node, record, best) = (self.clone(), record.clone(), outlook.best.clone());
+            inner.spawn(async move { node.relocate(record, epoch, best, why).await });
         }
     }
 
