@@ -11,7 +11,7 @@ struct Lab {
 }
 
 fn key(sequence: u64) -> FrameKey {
-    let sequence = SequenceId(sequence);
+    let sequence = SequenceId(sequence << 32);
     FrameKey { instance: INSTANCE, epoch: Epoch(1), sequence, driver: NodeId([7; 32]) }
 }
 
@@ -72,9 +72,9 @@ impl Lab {
     fn orders(&mut self) -> Vec<String> {
         std::iter::from_fn(|| self.it.next_order())
             .map(|order| match order {
-                Order::Give(Input::Frame(frame)) => format!("give {}", frame.key.sequence.0),
+                Order::Give(Input::Frame(frame)) => format!("give {}", frame.key.sequence.0 >> 32),
                 Order::Send(Outgoing { frame, .. }) => {
-                    let sequence = frame.key.sequence.0;
+                    let sequence = frame.key.sequence.0 >> 32;
                     match frame.body {
                         Body::Lost { reason } => format!("lost {sequence}: {reason}"),
                         Body::Failed { message } => format!("failed {sequence}: {message}"),
