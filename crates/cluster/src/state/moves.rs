@@ -15,7 +15,7 @@ use crate::{Liveness, Time};
 const RETRY_MIN: Duration = Duration::from_secs(5);
 /// Longest such pause.
 const RETRY_MAX: Duration = Duration::from_secs(60);
-/// Most instances that are asked to move at once.
+/// Most instances that are asked to move at once, and most that others are made ready for.
 const MOVES_MAX: usize = 8;
 
 /// What was asked for to empty nodes that drain.
@@ -95,6 +95,9 @@ impl State {
             .collect();
         let mut actions = Vec::new();
         for (id, epoch, without) in suspected {
+            if actions.len() == MOVES_MAX {
+                break;
+            }
             let prepared = Some(Prepared { epoch, without: without.clone() });
             let found = self.instances.live_mut().find(|(known, _)| **known == id);
             let Some((_, instance)) = found.filter(|(_, it)| it.prepared != prepared) else {
