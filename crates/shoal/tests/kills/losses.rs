@@ -119,7 +119,7 @@ pub(crate) fn strike(fleet: &mut Fleet, loss: Loss, chance: &mut Chance) -> Stru
             // The first node's runner may go too: only the node itself must not.
             let i = chance.pick(&stages);
             struck.what = format!("{} ({})", loss.name(), fleet.nodes[i].name);
-            kill_runner(fleet, i);
+            assert!(kill_runner(fleet, i) > 0, "{}: no runner process", fleet.nodes[i].name);
         }
         Loss::Node => kill(fleet, victim, &mut struck),
         Loss::Restart => {
@@ -157,7 +157,9 @@ fn strike_two(fleet: &mut Fleet, others: &[usize], chance: &mut Chance, struck: 
         let way = chance.pick(&[Loss::Runner, Loss::Node, Loss::Freeze]);
         words.push(format!("{} {}", fleet.nodes[i].name, way.name()));
         match way {
-            Loss::Runner => kill_runner(fleet, i),
+            Loss::Runner => {
+                let _ = kill_runner(fleet, i);
+            }
             Loss::Freeze => fleet.nodes[i].freeze(),
             _ => kill(fleet, i, struck),
         }
@@ -170,10 +172,13 @@ fn kill(fleet: &mut Fleet, i: usize, struck: &mut Struck) {
     fleet.nodes[i].kill();
 }
 
-fn kill_runner(fleet: &Fleet, i: usize) {
-    for runner in fleet.nodes[i].runners() {
+/// Returns how many there were: none, while a lost one is started again.
+fn kill_runner(fleet: &Fleet, i: usize) -> usize {
+    let runners = fleet.nodes[i].runners();
+    for &runner in &runners {
         signal(runner, Signal::KILL);
     }
+    runners.len()
 }
 
 /// Does what is still to be done while the answer goes on, until it is over or nothing is left to do.
@@ -202,7 +207,7 @@ pub(crate) fn follow(fleet: &mut Fleet, struck: &mut Struck, is_over: impl Fn() 
             match found {
                 Some(0) => {
                     struck.what += ", then the runner of node-0";
-                    kill_runner(fleet, 0);
+                    let _ = kill_runner(fleet, 0);
                 }
                 Some(i) => {
                     struck.what += &format!(", then {}", fleet.nodes[i].name);
