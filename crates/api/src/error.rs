@@ -29,7 +29,7 @@ pub(crate) struct ApiError {
     param: Option<String>,
     code: Option<&'static str>,
     /// Layers that are missing, and the node that is gone with them.
-    missing: Option<Value>,
+    missing: Option<Box<Value>>,
     /// When to ask again, in seconds.
     retry_after_s: u64,
 }
@@ -118,7 +118,7 @@ impl ApiError {
             "code": self.code,
         });
         if let Some(missing) = &self.missing {
-            error["missing"] = missing.clone();
+            error["missing"] = Value::clone(missing);
         }
         json!({"error": error})
     }
@@ -175,10 +175,10 @@ impl From<Error> for ApiError {
             error!(error = %message, "request failed");
         }
         let missing = match &error {
-            Error::StageLost { node, layers } => Some(json!({
+            Error::StageLost { node, layers } => Some(Box::new(json!({
                 "node": node.to_string(),
                 "layers": [layers.start(), layers.end()],
-            })),
+            }))),
             _ => None,
         };
         let retry_after_s = match &error {

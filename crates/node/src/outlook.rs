@@ -4,7 +4,11 @@
 //! always, for a device that has joined if its owner lets it (`Config::auto`). An instance that somebody placed by hand never
 //! moves to fewer nodes than it has: over how many to spread it was a choice.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+    time::Duration,
+};
 
 use shoal_cluster::{Advice, Betterment, Straggler};
 use shoal_proto::{
@@ -175,11 +179,14 @@ pub(crate) async fn pace(node: Node) {
                 continue;
             }
             let key = (id, record.epoch);
-            if !watched.contains_key(&key) {
-                let Ok((_, outlook)) = node.outlook(&record, None).await else { continue };
-                watched.insert(key, (outlook.compute_s, vec![Straggler::default(); n_stages]));
-            }
-            let Some((planned, stages)) = watched.get_mut(&key) else { continue };
+            let (planned, stages) = match watched.entry(key) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(unknown) => {
+                    let Ok((_, outlook)) = node.outlook(&record, None).await else { continue };
+                    let stages = vec![Straggler::default(); n_stages];
+                    unknown.insert((outlook.compute_s, stages))
+                }
+            };
             let now = clock::since_start();
             let planned = together(planned, &measured);
             let each = stages.iter_mut().zip(planned.iter().zip(&measured));

@@ -312,15 +312,15 @@ mod tests {
         let (queues, instance) = (Queues::new(1), InstanceId(1));
         let first = queues.enter(instance).expect("room");
         let (sender, mut events) = mpsc::channel(8);
-        let mut tasks = Vec::new();
+        let mut tasks = tokio::task::JoinSet::new();
         let (done, mut order) = mpsc::channel(8);
         for name in ["second", "third"] {
             let mut turn = queues.enter(instance).expect("room");
             let (sender, done) = (sender.clone(), done.clone());
-            tasks.push(tokio::spawn(async move {
+            tasks.spawn(async move {
                 assert!(turn.come(&sender).await);
                 done.send(name).await.expect("listened to");
-            }));
+            });
         }
         let mut positions = Vec::new();
         for _ in 0..2 {
@@ -332,8 +332,8 @@ mod tests {
         assert!(queues.enter(InstanceId(2)).expect("room").come(&sender).await, "its own line");
         drop(first);
         assert_eq!((order.recv().await, order.recv().await), (Some("second"), Some("third")));
-        for task in tasks {
-            task.await.expect("no panic");
+        while let Some(task) = tasks.join_next().await {
+            task.expect("no panic");
         }
         assert_eq!(queues.n_waiting(instance), 0);
     }

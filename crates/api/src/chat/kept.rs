@@ -15,7 +15,7 @@ use std::{
 };
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::pieces::{Form, Note, Piece, Pieces};
 use crate::{backend::Answer, error::ApiError};
@@ -32,6 +32,8 @@ const GONE_MAX: usize = 256;
 pub(crate) struct Answers {
     n_bytes_max: usize,
     inner: Mutex<Inner>,
+    /// Those that draw kept answers; they end with their answers.
+    tasks: TaskTracker,
 }
 
 #[derive(Debug, Default)]
@@ -104,7 +106,7 @@ impl Default for Answers {
 impl Answers {
     /// No answers, and room for `n_bytes_max` of kept ones.
     pub(super) fn with_room(n_bytes_max: usize) -> Self {
-        Self { n_bytes_max, inner: Mutex::default() }
+        Self { n_bytes_max, inner: Mutex::default(), tasks: TaskTracker::new() }
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -142,7 +144,7 @@ impl Answers {
         inner.kept.insert(id.clone(), kept);
         drop(inner);
         let readers = reader.n_readers.subscribe();
-        tokio::spawn(draw(Arc::clone(self), id, pieces, readers, grace));
+        self.tasks.spawn(draw(Arc::clone(self), id, pieces, readers, grace));
         reader
     }
 
@@ -391,7 +393,7 @@ mod tests {
 
     #[track_caller]
     fn refused(answers: &Arc<Answers>, id: &str) -> String {
-        let error = answers.attach(id, None).err().expect("gone").to_json();
+        let error = answers.attach(id, None).expect_err("gone").to_json();
         error["error"]["code"].as_str().expect("a code").to_owned()
     }
 
@@ -411,11 +413,12 @@ mod tests {
         fill(&answers, "c", 400);
         assert_eq!(refused(&answers, "c"), "events_gone", "its beginning is gone");
         assert!(answers.attach("c", Some(518)).is_ok(), "its end is not");
-        let inner = answers.lock();
-        assert!(inner.n_bytes <= 18_000, "{}", inner.n_bytes);
-        let counted: usize = inner.kept.values().map(|kept| kept.n_bytes).sum();
-        assert_eq!(inner.n_bytes, counted);
-        drop(inner);
+        let (n_bytes, counted) = {
+            let inner = answers.lock();
+            (inner.n_bytes, inner.kept.values().map(|kept| kept.n_bytes).sum::<usize>())
+        };
+        assert!(n_bytes <= 18_000, "{n_bytes}");
+        assert_eq!(n_bytes, counted);
         let [.., mut c] = readers;
         let told = c.next().await.expect("an error");
         assert!(told.starts_with("data: {\"error\"") && told.contains("events_gone"), "{told}");

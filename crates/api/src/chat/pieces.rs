@@ -196,23 +196,23 @@ impl<A: Answer> Pieces<A> {
             Some(Event::Queued { position }) => {
                 self.was_queued = true;
                 self.note.set(Some(format!("{position} requests are before this one")));
-                self.status(json!({"state": "queued", "position": position}));
+                self.status(&json!({"state": "queued", "position": position}));
             }
             Some(Event::Started { .. }) => {
                 self.note.set(None);
                 if self.was_queued {
-                    self.status(json!({"state": "started"}));
+                    self.status(&json!({"state": "started"}));
                 }
             }
             Some(Event::Text(text)) => self.ready.push_back(Piece::Text(text.into())),
             Some(Event::Healing { why }) => {
-                self.status(json!({"state": "healing", "why": why}));
+                self.status(&json!({"state": "healing", "why": why}));
                 self.note.set(Some(why));
             }
             Some(Event::Resumed { pause, n_recomputed }) => {
                 self.note.set(None);
                 let pause_ms = u64::try_from(pause.as_millis()).unwrap_or(u64::MAX);
-                self.status(json!({
+                self.status(&json!({
                     "state": "resumed", "pause_ms": pause_ms, "n_recomputed": n_recomputed,
                 }));
             }
@@ -229,7 +229,7 @@ impl<A: Answer> Pieces<A> {
         }
     }
 
-    fn status(&mut self, status: Value) {
+    fn status(&mut self, status: &Value) {
         if self.wants_status {
             self.ready.push_back(Piece::Status(status.to_string().into()));
         }

@@ -73,8 +73,8 @@ async fn a_resumed_stream_goes_on_where_it_broke_off() {
     assert!(first.starts_with("id: 0\ndata: ") && first.contains("\n\nid: 1\ndata: "), "{first}");
     let id = id_of(&first);
     drop(frames);
-    feed.send(text("three")).expect("still drawn");
-    feed.send(finished(FinishReason::Stop)).expect("still drawn");
+    feed.send(text("three")).await.expect("still drawn");
+    feed.send(finished(FinishReason::Stop)).await.expect("still drawn");
     let rest = without_comments(&again(&app, &id, Some("1")).await.text);
     let all = without_comments(&again(&app, &id, None).await.text);
     assert_eq!(format!("{first}{rest}"), all, "exactly once, and the same bytes");
@@ -94,14 +94,15 @@ async fn two_clients_read_one_answer() {
     let app = app(&script);
     let mut frames = ask(&app, &json!({"resume_s": 60})).await;
     let begin = read_until(&mut frames, "one").await;
-    let other = tokio::spawn({
-        let (app, id) = (app.clone(), id_of(&begin));
-        async move { again(&app, &id, None).await.text }
-    });
-    feed.send(text("two")).expect("drawn");
-    feed.send(finished(FinishReason::Stop)).expect("drawn");
-    let rest = read_until(&mut frames, "[DONE]\n\n").await;
-    assert_eq!(without_comments(&other.await.expect("no panic")), format!("{begin}{rest}"));
+    let id = id_of(&begin);
+    let other = again(&app, &id, None);
+    let first = async {
+        feed.send(text("two")).await.expect("drawn");
+        feed.send(finished(FinishReason::Stop)).await.expect("drawn");
+        read_until(&mut frames, "[DONE]\n\n").await
+    };
+    let (other, rest) = tokio::join!(other, first);
+    assert_eq!(without_comments(&other.text), format!("{begin}{rest}"));
     assert_eq!(script.asked().len(), 1);
 }
 

@@ -45,7 +45,7 @@ pub(super) struct Script {
     afterwards: Afterwards,
     asked: Arc<Mutex<Vec<GenerateRequest>>>,
     /// What the next answer goes on with after its events.
-    feed: Arc<Mutex<Option<mpsc::UnboundedReceiver<Event>>>>,
+    feed: Arc<Mutex<Option<mpsc::Receiver<Event>>>>,
     /// How long the node takes to take a request in.
     takes_in: Duration,
     /// Answers that are not dropped.
@@ -58,7 +58,7 @@ pub(super) struct Script {
 pub(super) struct ScriptedAnswer {
     events: VecDeque<Event>,
     /// Events that a test gives in later.
-    fed: Option<mpsc::UnboundedReceiver<Event>>,
+    fed: Option<mpsc::Receiver<Event>>,
     afterwards: Afterwards,
     n_running: watch::Sender<usize>,
 }
@@ -83,6 +83,9 @@ pub(super) fn hello() -> Result<Vec<Event>, Error> {
     ])
 }
 
+/// Events that a test may be ahead of the answer that it feeds.
+const FEED_MAX: usize = 8;
+
 impl Script {
     pub(super) fn new(answers: Answers) -> Self {
         let (asked, n_running) = (Arc::default(), watch::Sender::new(0));
@@ -103,8 +106,8 @@ impl Script {
     }
 
     /// A node whose one answer goes on with what the sender is given.
-    pub(super) fn fed(answers: Answers) -> (Self, mpsc::UnboundedSender<Event>) {
-        let (sender, feed) = mpsc::unbounded_channel();
+    pub(super) fn fed(answers: Answers) -> (Self, mpsc::Sender<Event>) {
+        let (sender, feed) = mpsc::channel(FEED_MAX);
         (Self { feed: Arc::new(Mutex::new(Some(feed))), ..Self::new(answers) }, sender)
     }
 

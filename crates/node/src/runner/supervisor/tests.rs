@@ -1,3 +1,5 @@
+//! The supervisor in every kind of death, without a process.
+
 use shoal_proto::{Epoch, NodeId, SequenceId, frame::Step};
 
 use super::*;

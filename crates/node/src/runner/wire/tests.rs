@@ -1,3 +1,5 @@
+//! What a runner and its node say to each other, whole and damaged.
+
 use proptest::prelude::*;
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, SequenceId,
