@@ -18,7 +18,7 @@ use shoal_cluster::{
 };
 use shoal_proto::{
     Epoch, LayerRange, NodeId, SequenceId, TokenId,
-    control::{InstanceRecord, Phase},
+    control::{InstanceRecord, Phase, Stage},
     frame::{Body, Frame, FrameKey, Step, prefix_hash},
 };
 use tokio::{sync::mpsc, time::Duration};
@@ -99,6 +99,8 @@ struct Driver {
     log: Vec<TokenId>,
     timeline: Timeline,
     trouble: Option<Trouble>,
+    /// Which life of each stage's node has the sequence, as far as it is known.
+    lives: Vec<Option<u64>>,
     n_cached: usize,
     started: Instant,
     first_token: Option<Instant>,
@@ -134,6 +136,7 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
         log,
         timeline,
         trouble: None,
+        lives: Vec::new(),
         n_cached,
         started,
         first_token: None,
@@ -214,12 +217,15 @@ impl Driver {
     /// Looks how the instance stands, and moves on to its newest placement. Returns how the request ended, if it was dropped.
     fn follow(&mut self) -> Option<Outcome> {
         let id = self.job.instance.id;
-        let (newest, lost) = self.ctx.peers.read(|state, now| {
+        let (newest, lost, lives) = self.ctx.peers.read(|state, now| {
             let newest = state.instance(id)?;
             let mut stages = newest.placement.stages.iter();
             let lost = stages.find(|stage| state.liveness(stage.node, now) == Liveness::Dead);
             let moved = (*newest != self.job.instance).then(|| newest.clone());
-            Some((moved, lost.map(|stage| (stage.node, stage.layers))))
+            // A record that is still to come is of life 0.
+            let run = |stage: &Stage| Some(state.record(stage.node)?.run).filter(|&run| run != 0);
+            let lives: Vec<_> = newest.placement.stages.iter().map(run).collect();
+            Some((moved, lost.map(|stage| (stage.node, stage.layers)), lives))
         })?;
         if let Some(newest) = newest {
             if newest.phase == Phase::Dropped {
@@ -235,7 +241,16 @@ impl Driver {
             None => {}
         }
         let pipeline = pipeline(&self.job.instance, is_ready && lost.is_none());
-        self.timeline.placed(clock::since_start(), pipeline);
+        let (now, is_same) =
+            (clock::since_start(), pipeline.epoch == self.timeline.pipeline().epoch);
+        self.timeline.placed(now, pipeline);
+        // A node that came back before anybody missed it holds nothing any more.
+        let mut both = self.lives.iter().zip(&lives);
+        if is_same && both.any(|(known, new)| known.is_some() && new.is_some() && known != new) {
+            self.trouble.get_or_insert(Trouble::Said("a node was started again".into()));
+            self.timeline.lost(now, pipeline.epoch);
+        }
+        self.lives = lives;
         None
     }
 
