@@ -107,7 +107,7 @@ pub(crate) struct ServeArgs {
     /// Make a new token: what was printed before is void
     #[arg(long, requires = "opens")]
     pub(crate) new_token: bool,
-    /// Let pages of this origin use the API from a browser if they send the token, which is printed; like https://chat.example; can be given again
+    /// Let pages of this origin use the API from a browser if they send the token, which is printed; its scheme and host, as the browser names it; can be given again
     #[arg(long, value_name = "ORIGIN")]
     pub(crate) allow_origin: Vec<Origin>,
     /// Join a cluster with a ticket from `shoal invite`
