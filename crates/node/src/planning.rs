@@ -8,7 +8,7 @@ use shoal_cluster::planner::{
 };
 use shoal_proto::{
     LayerRange, NodeId,
-    control::{InstanceRecord, ModelRef, NodeRecord, Placement, Vitals},
+    control::{InstanceRecord, ModelRef, NodeRecord, Placement, Profile, Vitals},
 };
 
 mod again;
@@ -158,9 +158,13 @@ impl Node {
     fn plan_nodes(&self, opened: &Opened, healing: Option<&InstanceRecord>) -> Vec<PlanNode> {
         let own = self.inner().peers().record();
         let alive = self.inner().peers().alive();
-        let nodes = std::iter::once(&own).chain(&alive).map(|record| {
+        let records = || std::iter::once(&own).chain(&alive);
+        // A node that has just started has not measured itself yet: it is taken for the slowest that has.
+        let known = records().filter_map(|record| record.profile);
+        let slowest = known.min_by_key(|profile| profile.decode_bytes_per_s);
+        let nodes = records().map(|record| {
             let vitals = self.inner().peers().vitals(record.id);
-            plan_node(record, vitals.as_ref(), opened, healing)
+            plan_node(record, record.profile.or(slowest), vitals.as_ref(), opened, healing)
         });
         nodes.collect()
     }
@@ -255,6 +259,7 @@ fn model_shape(opened: &Opened) -> ModelShape {
 /// A node as the planner sees it.
 fn plan_node(
     record: &NodeRecord,
+    profile: Option<Profile>,
     vitals: Option<&Vitals>,
     opened: &Opened,
     healing: Option<&InstanceRecord>,
@@ -266,7 +271,6 @@ fn plan_node(
     // What is mapped from a file counts as free to the system, and what others have taken since does not to us.
     let free = vitals.map_or(unpromised, |vitals| vitals.free_bytes);
     let held = record.models.iter().find(|held| held.name == opened.source.name);
-    let profile = record.profile;
     PlanNode {
         node: record.id,
         memory_bytes: unpromised.min(free),
