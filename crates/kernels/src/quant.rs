@@ -88,6 +88,10 @@ pub(crate) trait Super: Block {
 }
 
 /// A super-block with minima, Q4_K or Q5_K: these begin alike.
+#[cfg_attr(
+    not(target_arch = "x86_64"),
+    expect(dead_code, reason = "only AVX2 and AVX-512 unpack the headers of many rows at once")
+)]
 pub(crate) trait WithMins: Super {
     /// `d`, `dmin` (f16), and 12 bytes of scales and minima.
     fn header(&self) -> &[u8; 16];
