@@ -1,0 +1,2 @@
+/** What the page `activity` says. */
+export const activity = {};

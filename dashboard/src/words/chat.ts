@@ -1,0 +1,2 @@
+/** What the page `chat` says. */
+export const chat = {};

@@ -1,0 +1,2 @@
+/** What the page `doctor` says. */
+export const doctor = {};

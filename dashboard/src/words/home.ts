@@ -1,0 +1,2 @@
+/** What the page `home` says. */
+export const home = {};

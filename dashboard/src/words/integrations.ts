@@ -1,0 +1,2 @@
+/** What the page `integrations` says. */
+export const integrations = {};

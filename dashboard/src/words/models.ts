@@ -1,0 +1,2 @@
+/** What the page `models` says. */
+export const models = {};

@@ -1,0 +1,2 @@
+/** What the page `settings` says. */
+export const settings = {};
