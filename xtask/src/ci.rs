@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::tidy;
+use crate::{dashboard, tidy};
 
 /// The target that phones run.
 const ANDROID: &str = "aarch64-linux-android";
@@ -38,6 +38,8 @@ pub fn run() -> anyhow::Result<()> {
     cargo(&["doc", "--workspace", "--no-deps"], &[("RUSTDOCFLAGS", "-Dwarnings")])?;
     println!("\n==> cargo xtask tidy");
     tidy::run()?;
+    println!("\n==> cargo xtask dashboard --check");
+    dashboard::check()?;
     if has_android_target()? {
         let mut args = vec!["clippy", "--target", ANDROID];
         args.extend(WITHOUT_C.iter().flat_map(|name| ["-p", name]));

@@ -3,6 +3,7 @@
 #![expect(clippy::print_stdout, reason = "the library of a command-line program")]
 
 pub mod ci;
+pub mod dashboard;
 mod quantize;
 pub mod synth;
 pub mod tidy;

@@ -1,11 +1,11 @@
-//! Everything around the code that is not the product: `cargo xtask ci`, `tidy` and `synth`.
+//! Everything around the code that is not the product: `cargo xtask ci`, `dashboard`, `synth` and `tidy`.
 
 #![expect(clippy::print_stderr, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{ci, synth, tidy};
+use xtask::{ci, dashboard, synth, tidy};
 
 /// Tasks of the Shoal repository.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ struct Args {
 enum Task {
     /// Run every check that a change has to pass.
     Ci,
+    /// Build the page in dashboard/, or check it.
+    Dashboard(dashboard::Args),
     /// Check the layout: who depends on whom, file sizes, names, leftovers.
     Tidy,
     /// Write a model file with random weights in the shape of a real model.
@@ -28,6 +30,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Ci => ci::run(),
+        Task::Dashboard(args) => dashboard::run(&args),
         Task::Tidy => tidy::run(),
         Task::Synth(args) => synth::run(&args),
     };

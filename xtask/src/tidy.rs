@@ -4,6 +4,7 @@
 //! that cannot be kept in some place has that place in a table here, with the reason: the tables are the
 //! only exceptions.
 //!
+//! - `dashboard`: what the page's sources may say
 //! - `files`: names, sizes and white space of every file
 //! - `source`: what Rust sources may say, by crate
 //! - `layers`: which crate may depend on which, and the number of crates on a phone
@@ -15,6 +16,7 @@ use std::process::Command;
 
 use anyhow::{Context as _, bail};
 
+mod dashboard;
 mod files;
 mod layers;
 mod source;
@@ -58,7 +60,9 @@ pub fn run() -> anyhow::Result<()> {
         let Ok(bytes) = fs::read(root.join(path)) else { continue };
         n_files += 1;
         findings.extend(files::check(path, &bytes));
-        if let (true, Ok(text)) = (path.ends_with(".rs"), std::str::from_utf8(&bytes)) {
+        let Ok(text) = std::str::from_utf8(&bytes) else { continue };
+        findings.extend(dashboard::check(path, text));
+        if path.ends_with(".rs") {
             findings.extend(source::check(path, text));
         }
     }

@@ -12,7 +12,8 @@
 //! Without a token there are no other names and no other origins.
 //!
 //! The *token* comes as `Authorization: Bearer`, as `x-api-key`, in the page's cookie, or once as `/?token=`, which sets the cookie. It is
-//! compared in constant time. Programs on this device that address it as such need none, and nor does the page there.
+//! compared in constant time. Programs on this device that address it as such need none, and nor does the page there. The page's
+//! files are given to everybody: they hold nothing secret, and ask for the token themselves.
 //! Whoever guesses has ten tries a minute.
 
 mod origin;
@@ -37,7 +38,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-use crate::error::ApiError;
+use crate::{error::ApiError, page};
 
 /// Headers of every response; a handler may set its own instead.
 const HEADERS: [(HeaderName, HeaderValue); 4] = [
@@ -292,6 +293,9 @@ const CORS: [(HeaderName, HeaderValue); 3] = [
 ];
 
 async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
+    if page::is_asked_for(&request) && token_of(&request).is_none() {
+        return next.run(request).await;
+    }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
     let is_stranger = guard.token.is_some() && !is_here(request.headers(), peer);
     let proof = guard.proof(&request, peer);

@@ -1,4 +1,4 @@
-//! The HTTP side of a node: OpenAI's chat API, the cluster's API for the command line, and a page to chat on.
+//! The HTTP side of a node: OpenAI's chat API, the cluster's API for the command line, and the dashboard.
 //!
 //! This is the only crate that knows OpenAI's names. Every dialect is an adapter onto [`shoal_node::GenerateRequest`]:
 //! whatever a request asks for is either done or refused by name, never ignored.
@@ -22,7 +22,7 @@
 //! | `GET /events` | what changes, as server-sent events |
 //! | `GET /metrics` | the node in numbers, for Prometheus |
 //! | `GET /traces`, `GET /traces/{id}` | where the time of the latest requests went |
-//! | `GET /`, `/app.js`, `/style.css`, `/icon.svg` | the page |
+//! | `GET /` and the files that it names | the dashboard |
 //!
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 //!
@@ -147,7 +147,7 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         answers: Arc::default(),
         events: Arc::new(Semaphore::new(EVENTS_MAX)),
     };
-    Router::new()
+    page::routes(Router::new())
         .route("/v1/chat/completions", post(chat::complete::<B>))
         .route("/v1/chat/completions/{id}", delete(chat::cancel::<B>))
         .route("/v1/chat/completions/{id}/stream", get(chat::resume::<B>))
@@ -178,10 +178,6 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         .route("/metrics", get(metrics::metrics::<B>))
         .route("/traces", get(traces::list::<B>))
         .route("/traces/{id}", get(traces::show::<B>))
-        .route("/", get(page::index))
-        .route("/app.js", get(page::script))
-        .route("/style.css", get(page::style))
-        .route("/icon.svg", get(page::icon))
         .method_not_allowed_fallback(wrong_method)
         .fallback(unknown_route)
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))

@@ -13,9 +13,9 @@ export class ApiFailure extends Error {
   }
 }
 
-/** The node asks for a token that this browser does not have. */
+/** The node asks for a token that this browser does not have, or has heard too many wrong ones. */
 export function needsToken(error: unknown): boolean {
-  return error instanceof ApiFailure && error.status === 401;
+  return error instanceof ApiFailure && (error.status === 401 || error.code === "too_many_guesses");
 }
 
 /** Makes a sentence of a message: the API's begin small and end without a full stop. */

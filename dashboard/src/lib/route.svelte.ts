@@ -1,33 +1,7 @@
-/** Which page is shown: the part of the address behind `#`, so that a node needs no routes for pages. */
+/** Which page is shown. */
+import { parse, type Route } from "./address";
 
-/** An address like `#/chat/0123?model=demo`, taken apart. */
-export interface Route {
-  /** The first part: `home`, `chat`, `models`, … */
-  page: string;
-  /** What follows it, decoded. */
-  rest: string[];
-  query: URLSearchParams;
-}
-
-function decoded(part: string): string {
-  try {
-    return decodeURIComponent(part);
-  } catch {
-    return part;
-  }
-}
-
-/** Takes an address's fragment apart; `home` where it names nothing. */
-export function parse(hash: string): Route {
-  const [path = "", query = ""] = hash.replace(/^#\/?/, "").split("?", 2);
-  const [page = "", ...rest] = path.split("/").filter((part) => part !== "").map(decoded);
-  return { page: page === "" ? "home" : page, rest, query: new URLSearchParams(query) };
-}
-
-/** The fragment of a page. */
-export function to(page: string, ...rest: string[]): string {
-  return `#/${[page, ...rest].map(encodeURIComponent).join("/")}`;
-}
+export { to } from "./address";
 
 class Router {
   current: Route = $state.raw(parse(window.location.hash));

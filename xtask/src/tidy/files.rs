@@ -13,8 +13,8 @@ const VAGUE: [&str; 8] =
 const TRIMMED: [&str; 12] =
     ["css", "html", "js", "json", "md", "py", "rs", "sh", "svelte", "toml", "ts", "yml"];
 
-/// Directories whose files are data: prompts and expected outputs, byte for byte.
-const DATA: [&str; 3] = ["/data/", "/prompts/", "/snapshots/"];
+/// Directories whose files are data, byte for byte: prompts, expected outputs, what a tool has made.
+const DATA: [&str; 4] = ["/data/", "/dist/", "/prompts/", "/snapshots/"];
 
 /// Checks one file.
 pub(super) fn check(path: &str, bytes: &[u8]) -> Vec<Finding> {

@@ -222,8 +222,8 @@ async fn a_node_is_drained_by_name_or_id_or_is_this_one() {
 async fn the_page_and_its_parts_are_served_under_a_strict_policy() {
     for (path, content_type, begins) in [
         ("/", "text/html; charset=utf-8", "<!doctype html>"),
-        ("/app.js", "text/javascript; charset=utf-8", "//"),
-        ("/style.css", "text/css; charset=utf-8", "/*"),
+        ("/index.js", "text/javascript; charset=utf-8", ""),
+        ("/index.css", "text/css; charset=utf-8", ""),
         ("/icon.svg", "image/svg+xml", "<svg"),
     ] {
         let got = get(&script(), path).await;

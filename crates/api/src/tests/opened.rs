@@ -56,8 +56,8 @@ const PHONE: &str = "192.168.1.9:40000";
 #[tokio::test]
 async fn every_route_asks_the_network_for_the_token() {
     for (method, path) in [
-        (Method::GET, "/"),
-        (Method::GET, "/app.js"),
+        (Method::POST, "/"),
+        (Method::GET, "/index.html"),
         (Method::GET, "/health"),
         (Method::GET, "/state"),
         (Method::GET, "/metrics"),
@@ -77,6 +77,26 @@ async fn every_route_asks_the_network_for_the_token() {
         assert_eq!(wrong.error(401)["code"], "token_wrong", "{method} {path}");
         assert!(script.asked().is_empty());
     }
+}
+
+#[tokio::test]
+async fn the_page_comes_without_the_token_and_asks_for_it() {
+    let script = Script::new(hello);
+    let host = ("host", HOST);
+    // An old token in the cookie must not keep its owner from the place where the new one is entered.
+    for headers in [vec![host], vec![host, ("cookie", "shoal_token=abcdefghijklmnoq")]] {
+        let page = ask(&script, PHONE, Method::GET, "/", &headers).await;
+        assert_eq!(page.status, 200, "{}", page.text);
+        assert!(page.text.contains("<div id=\"app\">"), "{}", page.text);
+        assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
+        assert!(!page.text.contains(TOKEN));
+        let icon = ask(&script, PHONE, Method::HEAD, "/icon.svg", &headers).await;
+        assert_eq!(icon.status, 200, "{}", icon.text);
+    }
+    let wrong = ask(&script, PHONE, Method::GET, "/?token=abcdefghijklmnoq", &[host]).await;
+    assert_eq!(wrong.error(401)["code"], "token_wrong");
+    let foreign = ask(&script, PHONE, Method::GET, "/", &[("host", "evil.example:52415")]).await;
+    assert_eq!(foreign.error(403)["code"], "forbidden_host");
 }
 
 #[tokio::test]

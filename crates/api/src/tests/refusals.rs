@@ -73,7 +73,7 @@ async fn a_body_without_end_is_not_read_to_its_end() {
 
 #[tokio::test]
 async fn strangers_are_refused_on_every_route() {
-    for path in ["/", "/app.js", "/state", "/v1/models", "/nonsense"] {
+    for path in ["/", "/index.js", "/state", "/v1/models", "/nonsense"] {
         let rebound = Request::get(path).header("host", "evil.example:52415");
         let got = send(app(&script()), rebound.body(Body::empty()).expect("well-formed")).await;
         assert_eq!(got.error(403)["code"], "forbidden_host", "{path}");
