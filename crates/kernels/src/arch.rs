@@ -88,6 +88,16 @@ pub(crate) trait Kernel:
     /// Asks for a cache line, into the second-level cache; any address will do.
     fn prefetch(self, at: *const u8);
 
+    /// Turns 16 rows of 16 words of four bytes into 16 columns; `out[column][row]`.
+    #[inline(always)]
+    fn transpose(self, rows: [&[u8; 4 * LANES]; LANES], out: &mut [[[u8; 4]; LANES]; LANES]) {
+        for (r, row) in rows.into_iter().enumerate() {
+            for (column, word) in out.iter_mut().zip(row.as_chunks::<4>().0) {
+                column[r] = *word;
+            }
+        }
+    }
+
     /// All lanes `x`.
     fn i_splat(self, x: i32) -> Self::I;
     /// Loads 16 integers.

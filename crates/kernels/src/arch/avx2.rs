@@ -167,6 +167,42 @@ impl Kernel for Avx2 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
+    /// Four squares of eight rows and eight columns, each by three rounds of shuffles.
+    #[inline(always)]
+    fn transpose(self, rows: [&[u8; 4 * LANES]; LANES], out: &mut [[[u8; 4]; LANES]; LANES]) {
+        for (top, left) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+            // SAFETY: see above; `left` and `top` leave eight words.
+            unsafe {
+                let mut x = [_mm256_setzero_si256(); 8];
+                for (x, row) in x.iter_mut().zip(&rows[top..]) {
+                    *x = _mm256_loadu_si256(row.as_ptr().add(4 * left).cast());
+                }
+                // Half `h` of `pairs[i]` and `pairs[i + 1]` has words 4h, 4h + 1 and 4h + 2, 4h + 3 of rows i and i + 1 in turn.
+                let mut pairs = x;
+                for i in (0..8).step_by(2) {
+                    pairs[i] = _mm256_unpacklo_epi32(x[i], x[i + 1]);
+                    pairs[i + 1] = _mm256_unpackhi_epi32(x[i], x[i + 1]);
+                }
+                for j in 0..2 {
+                    // Words 2j and 2j + 1 of each half, of rows 0..4 and 4..8.
+                    let words = |i: usize| {
+                        let (a, b) = (pairs[i + j], pairs[i + j + 2]);
+                        [_mm256_unpacklo_epi64(a, b), _mm256_unpackhi_epi64(a, b)]
+                    };
+                    for (k, (a, b)) in words(0).into_iter().zip(words(4)).enumerate() {
+                        let low = _mm256_permute2x128_si256::<0x20>(a, b);
+                        let high = _mm256_permute2x128_si256::<0x31>(a, b);
+                        let column = left + 2 * j + k;
+                        let out_low = out[column][top..].as_mut_ptr();
+                        _mm256_storeu_si256(out_low.cast(), low);
+                        let out_high = out[column + 4][top..].as_mut_ptr();
+                        _mm256_storeu_si256(out_high.cast(), high);
+                    }
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     fn i_splat(self, x: i32) -> Self::I {
         // SAFETY: see above.

@@ -179,6 +179,49 @@ impl Kernel for Avx512 {
         unsafe { _mm_prefetch::<_MM_HINT_T1>(at.cast()) }
     }
 
+    /// Four rounds of shuffles, each of which doubles the length of the pieces that are where they belong.
+    #[inline(always)]
+    fn transpose(self, rows: [&[u8; 4 * LANES]; LANES], out: &mut [[[u8; 4]; LANES]; LANES]) {
+        // SAFETY: see above.
+        unsafe {
+            let mut x = [_mm512_setzero_si512(); LANES];
+            for (x, row) in x.iter_mut().zip(rows) {
+                *x = _mm512_loadu_si512(row.as_ptr().cast());
+            }
+            // Part `p` of `pairs[i]` and `pairs[i + 1]` has words 4p, 4p + 1 and 4p + 2, 4p + 3 of rows i and i + 1 in turn.
+            let mut pairs = x;
+            for i in (0..LANES).step_by(2) {
+                pairs[i] = _mm512_unpacklo_epi32(x[i], x[i + 1]);
+                pairs[i + 1] = _mm512_unpackhi_epi32(x[i], x[i + 1]);
+            }
+            // Part `p` of `fours[i + j]` has word 4p + j of rows i..i + 4.
+            let mut fours = x;
+            for i in (0..LANES).step_by(4) {
+                fours[i] = _mm512_unpacklo_epi64(pairs[i], pairs[i + 2]);
+                fours[i + 1] = _mm512_unpackhi_epi64(pairs[i], pairs[i + 2]);
+                fours[i + 2] = _mm512_unpacklo_epi64(pairs[i + 1], pairs[i + 3]);
+                fours[i + 3] = _mm512_unpackhi_epi64(pairs[i + 1], pairs[i + 3]);
+            }
+            for j in 0..4 {
+                // Parts 0, 2 and 1, 3 of rows 0..8 and 8..16.
+                let (a, b, c, d) = (fours[j], fours[4 + j], fours[8 + j], fours[12 + j]);
+                let even = _mm512_shuffle_i32x4::<0b10_00_10_00>(a, b);
+                let odd = _mm512_shuffle_i32x4::<0b11_01_11_01>(a, b);
+                let even_next = _mm512_shuffle_i32x4::<0b10_00_10_00>(c, d);
+                let odd_next = _mm512_shuffle_i32x4::<0b11_01_11_01>(c, d);
+                let columns = [
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(even, even_next),
+                    _mm512_shuffle_i32x4::<0b10_00_10_00>(odd, odd_next),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(even, even_next),
+                    _mm512_shuffle_i32x4::<0b11_01_11_01>(odd, odd_next),
+                ];
+                for (p, column) in columns.into_iter().enumerate() {
+                    _mm512_storeu_si512(out[4 * p + j].as_mut_ptr().cast(), column);
+                }
+            }
+        }
+    }
+
     #[inline(always)]
     fn i_splat(self, x: i32) -> Self::I {
         // SAFETY: see above.

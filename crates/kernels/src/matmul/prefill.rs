@@ -51,11 +51,31 @@ fn give_back(panel: Panel) {
     PANEL.with(|place| place.replace(panel));
 }
 
-/// Writes the codes of one row of a block into its column of the panel.
+/// Bytes in a vector: four of each of 16 rows.
+const VECTOR: usize = 4 * LANES;
+
+/// Turns 16 rows of `N` bytes into columns of four.
 #[inline(always)]
-fn scatter(codes: &[u8], r: usize, out: &mut [Codes]) {
-    for (out, codes) in out.iter_mut().zip(codes.as_chunks::<4>().0) {
-        out.0[r] = *codes;
+fn transpose<K: Kernel, const N: usize>(k: K, rows: &[[u8; N]; LANES], out: &mut [Codes]) {
+    let mut columns = [[[0; 4]; LANES]; LANES];
+    for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
+        let part = |r: usize| rows[r][i * VECTOR..].first_chunk().expect("a whole vector");
+        k.transpose(std::array::from_fn(part), &mut columns);
+        for (out, column) in out.iter_mut().zip(columns) {
+            out.0 = column;
+        }
+    }
+}
+
+/// Writes integers one after the other.
+#[inline(always)]
+fn write_words<T: Copy, const N: usize, const M: usize>(
+    words: &[T; M],
+    out: &mut [u8],
+    bytes: impl Fn(T) -> [u8; N],
+) {
+    for (word, out) in words.iter().zip(out.as_chunks_mut::<N>().0) {
+        *out = bytes(*word);
     }
 }
 
@@ -64,14 +84,21 @@ fn scatter(codes: &[u8], r: usize, out: &mut [Codes]) {
 pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_>) {
     let mut panel = take_panel();
     let n_blocks = tile.w.n_cols() / SMALL;
-    panel.codes.resize(n_blocks * (SMALL / 4), Codes([[0; 4]; LANES]));
+    // Two blocks fill a vector: after an odd number of them, half of the last vectors is nobody's.
+    let n_pairs = n_blocks.div_ceil(2);
+    panel.codes.resize(n_pairs * LANES, Codes([[0; 4]; LANES]));
     panel.small.resize(n_blocks, SmallScales([0; LANES]));
-    for (r, bytes) in tile.row_bytes().into_iter().enumerate() {
-        let codes = panel.codes.as_chunks_mut::<{ SMALL / 4 }>().0;
-        for ((block, codes), scales) in blocks::<B>(bytes).iter().zip(codes).zip(&mut panel.small) {
-            scatter(&block.codes(), r, codes);
-            scales.0[r] = block.d();
+    let rows = tile.row_bytes().map(blocks::<B>);
+    let mut codes = [[0; VECTOR]; LANES];
+    for (pair, out) in panel.codes.chunks_exact_mut(LANES).enumerate() {
+        for b in 2 * pair..n_blocks.min(2 * pair + 2) {
+            let at = (b % 2) * SMALL;
+            for (r, row) in rows.iter().enumerate() {
+                codes[r][at..at + SMALL].copy_from_slice(&row[b].codes());
+                panel.small[b].0[r] = row[b].d();
+            }
         }
+        transpose(k, &codes, out);
     }
     for_tokens(k, tile, &SmallTokens::<OFFSET>(&panel));
     give_back(panel);
@@ -90,20 +117,32 @@ pub(super) fn super_<K: Kernel, B: Super>(k: K, tile: &Tile<'_>) {
         dmin: [0; LANES],
     };
     panel.super_.resize(n_blocks, empty);
-    for (r, bytes) in tile.row_bytes().into_iter().enumerate() {
-        let codes = panel.codes.as_chunks_mut::<{ SUPER / 4 }>().0;
-        for ((block, codes), out) in blocks::<B>(bytes).iter().zip(codes).zip(&mut panel.super_) {
-            scatter(&block.codes(), r, codes);
-            let (scales, mins) = (block.scales(), block.mins());
+    let rows = tile.row_bytes().map(blocks::<B>);
+    let mut codes = [[0; SUPER]; LANES];
+    let mut scales = [[0; VECTOR]; LANES];
+    let mut pairs = [[0; VECTOR]; LANES];
+    let mut columns = [[[0; 4]; LANES]; LANES];
+    let vectors = panel.codes.as_chunks_mut::<{ SUPER / 4 }>().0;
+    for (b, (vectors, out)) in vectors.iter_mut().zip(&mut panel.super_).enumerate() {
+        for (r, row) in rows.iter().enumerate() {
+            let block = &row[b];
+            codes[r] = block.codes();
             (out.d[r], out.dmin[r]) = (block.d(), block.dmin());
-            for j in 0..N_SUB {
-                out.scales[j][r] = i32::from(scales[j]);
-                out.pairs[j / 2][r][j % 2] = if B::HAS_MINS {
-                    i16::from(mins[j])
-                } else {
-                    i16::from(scales[j]) * -B::OFFSET
-                };
-            }
+            write_words(&block.scales().map(i32::from), &mut scales[r], i32::to_le_bytes);
+            let of_sums = if B::HAS_MINS {
+                block.mins().map(i16::from)
+            } else {
+                block.scales().map(|scale| i16::from(scale) * -B::OFFSET)
+            };
+            write_words(&of_sums, &mut pairs[r], i16::to_le_bytes);
+        }
+        transpose(k, &codes, vectors);
+        k.transpose(scales.each_ref(), &mut columns);
+        out.scales = columns.map(|column| column.map(i32::from_le_bytes));
+        k.transpose(pairs.each_ref(), &mut columns);
+        for (pairs, column) in out.pairs.iter_mut().zip(columns) {
+            *pairs =
+                column.map(|[a, b, c, d]| [i16::from_le_bytes([a, b]), i16::from_le_bytes([c, d])]);
         }
     }
     for_tokens(k, tile, &SuperTokens::<B>(&panel, std::marker::PhantomData));
