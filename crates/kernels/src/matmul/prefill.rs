@@ -226,17 +226,17 @@ impl<B: Super> Tokens for SuperTokens<'_, B> {
         let panel = self.0.codes.as_chunks::<{ SUPER / 4 }>().0.iter().zip(&self.0.super_);
         for (b, (codes, scales)) in panel.enumerate() {
             let mut x_codes = [&[0; SUPER]; T];
-            let mut sums = [k.i_splat(0); T];
             for t in 0..T {
                 x_codes[t] = x[t].codes[b * SUPER..].first_chunk().expect("a whole block");
+            }
+            // `Σ min * x`, or what the offset adds where there are no minima.
+            let sums = |t: usize| {
                 let x_sums: &[i16; N_SUB] =
                     x[t].sums[b * N_SUB..].first_chunk().expect("a whole block");
-                for (pairs, x) in scales.pairs.iter().zip(x_sums.as_chunks().0) {
-                    sums[t] = k.dot2(sums[t], pairs, *x);
-                }
-            }
-            // Without minima, `sums` is the part of the offset; with them, the other chain.
-            let mut isum = if B::HAS_MINS { [k.i_splat(0); T] } else { sums };
+                let pairs = scales.pairs.iter().zip(x_sums.as_chunks().0);
+                pairs.fold(k.i_splat(0), |sum, (pairs, x)| k.dot2(sum, pairs, *x))
+            };
+            let mut isum = [k.i_splat(0); T];
             for (j, codes) in codes.chunks_exact(B::SHARED * SUB / 4).enumerate() {
                 let scale = k.i_load(&scales.scales[j * B::SHARED]);
                 let mut dot = [k.i_splat(0); T];
@@ -253,10 +253,13 @@ impl<B: Super> Tokens for SuperTokens<'_, B> {
             let (d, dmin) = (k.load_f16(&scales.d), k.load_f16(&scales.dmin));
             for t in 0..T {
                 let scale = k.splat(x[t].scales[b]);
-                acc[t] = k.fma(k.mul(d, scale), k.i_to_f32(isum[t]), acc[t]);
                 if B::HAS_MINS {
+                    acc[t] = k.fma(k.mul(d, scale), k.i_to_f32(isum[t]), acc[t]);
                     let scale = k.mul(k.mul(dmin, scale), k.splat(-1.0));
-                    acc[t] = k.fma(scale, k.i_to_f32(sums[t]), acc[t]);
+                    acc[t] = k.fma(scale, k.i_to_f32(sums(t)), acc[t]);
+                } else {
+                    let isum = k.i_add(isum[t], sums(t));
+                    acc[t] = k.fma(k.mul(d, scale), k.i_to_f32(isum), acc[t]);
                 }
             }
         }
