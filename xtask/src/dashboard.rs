@@ -1,6 +1,8 @@
 //! `cargo xtask dashboard`: builds the page in `dashboard/`, whose output is committed so that cargo alone builds the program.
 
 use std::collections::BTreeMap;
+use std::env;
+use std::ffi::OsStr;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -8,6 +10,9 @@ use std::process::Command;
 use anyhow::{Context as _, bail};
 
 use crate::tidy;
+
+/// Names under which Chromium is installed.
+const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 
 /// Arguments of `cargo xtask dashboard`.
 #[derive(Debug, Clone, clap::Args)]
@@ -41,7 +46,42 @@ pub fn check() -> anyhow::Result<()> {
     let built = tidy::root().join("target/dashboard");
     let place = built.to_str().context("the path of the repository is no text")?;
     npm(&["run", "build", "--", "--outDir", place])?;
-    compare(&directory().join("dist"), &built)
+    compare(&directory().join("dist"), &built)?;
+    browse()
+}
+
+/// Runs the tests that use the page in a browser, against real nodes on loopback.
+fn browse() -> anyhow::Result<()> {
+    let Some(browser) = browser() else {
+        println!(
+            "    SKIPPED: there is no Chromium, so nobody looked at the page (set CHROMIUM, or install chromium)"
+        );
+        return Ok(());
+    };
+    println!("    {}", browser.display());
+    run_in(&tidy::root(), "cargo", &["build", "-p", "shoal"], &[])?;
+    run_in(&tidy::root(), "cargo", &["build", "-p", "shoal-fake-hub", "--example", "serve"], &[])?;
+    run_in(&directory(), "npm", &["run", "e2e"], &[("CHROMIUM", browser.as_os_str())])
+}
+
+/// A Chromium that is there, or that the system's package manager brings where this may use it.
+fn browser() -> Option<PathBuf> {
+    let installed = || {
+        let named = env::var_os("CHROMIUM").map(PathBuf::from);
+        let path = env::var_os("PATH").unwrap_or_default();
+        let places = env::split_paths(&path).flat_map(|dir| BROWSERS.map(|name| dir.join(name)));
+        named.into_iter().chain(places).find(|place| place.is_file())
+    };
+    installed().or_else(|| {
+        println!("    apt-get install chromium");
+        for args in
+            [&["update", "-q"][..], &["install", "-y", "-q", "--no-install-recommends", "chromium"]]
+        {
+            let output = Command::new("apt-get").args(args).output().ok()?;
+            output.status.success().then_some(())?;
+        }
+        installed()
+    })
 }
 
 fn directory() -> PathBuf {
@@ -49,9 +89,19 @@ fn directory() -> PathBuf {
 }
 
 fn npm(args: &[&str]) -> anyhow::Result<()> {
-    let shown = format!("npm {}", args.join(" "));
+    run_in(&directory(), "npm", args, &[])
+}
+
+fn run_in(
+    place: &Path,
+    program: &str,
+    args: &[&str],
+    environment: &[(&str, &OsStr)],
+) -> anyhow::Result<()> {
+    let shown = format!("{program} {}", args.join(" "));
     println!("    {shown}");
-    let status = Command::new("npm").args(args).current_dir(directory()).status();
+    let environment = environment.iter().copied();
+    let status = Command::new(program).args(args).envs(environment).current_dir(place).status();
     let status = status.with_context(|| format!("cannot run {shown}"))?;
     if !status.success() {
         bail!("{shown}: {status}");
