@@ -3,6 +3,7 @@
 //! A pure function from facts to findings: the caller gathers the facts, so every rule is tested without a network. A rule
 //! speaks only when its evidence is there; what is unknown is no evidence.
 
+mod checks;
 mod rules;
 
 use std::net::SocketAddr;
@@ -10,6 +11,8 @@ use std::net::SocketAddr;
 use shoal_proto::NodeId;
 
 use crate::Observations;
+
+pub use checks::{Check, CheckState, examine};
 
 /// What is known of this node and its network.
 #[derive(Debug, Clone)]
@@ -75,7 +78,7 @@ pub struct Finding {
 
 /// Judges the facts: the worst finding first, and a good word if there is nothing to worry about. Never empty.
 pub fn diagnose(facts: &Facts) -> Vec<Finding> {
-    let mut findings: Vec<_> = rules::ALL.iter().flat_map(|rule| rule(facts)).collect();
+    let mut findings: Vec<_> = rules::ALL.iter().flat_map(|it| (it.rule)(facts)).collect();
     if findings.iter().all(|finding| finding.severity < Severity::Warning) {
         findings.push(rules::all_well(facts));
     }

@@ -50,14 +50,16 @@ pub use discovery::{
     Discovery, DiscoveryConfig, Found, InterfaceObservations, Looking, MemberSeen, Method,
     Observations, PORT as DISCOVERY_PORT,
 };
-pub use doctor::{Facts, Finding, RememberedMember, Severity, diagnose};
+pub use doctor::{
+    Check, CheckState, Facts, Finding, RememberedMember, Severity, diagnose, examine,
+};
 pub use endpoint::{Endpoint, EndpointConfig, Timing};
 pub use error::{CloseReason, Error, TicketRefusal};
 pub use frames::{FrameReceiver, FrameSender};
 pub use identity::Identity;
 pub use interfaces::{InterfaceKind, Interfaces};
 pub use knock::is_port_closed;
-pub use membership::{Invitation, InvitationId, InvitationState, Invite, Membership};
+pub use membership::{Invitation, InvitationId, InvitationState, Invite, Membership, Traffic};
 pub use plane::Plane;
 pub use relay::{Relay, RelayError};
 pub use ticket::{Ticket, TicketError};

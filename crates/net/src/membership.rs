@@ -40,6 +40,7 @@ mod invitations;
 
 use file::MembershipFile;
 use guests::Guests;
+pub use guests::Traffic;
 use invitations::Invitations;
 pub(crate) use invitations::invitation_id;
 pub use invitations::{Invitation, InvitationId, InvitationState, Invite};
@@ -259,6 +260,11 @@ impl Membership {
             self.save()?;
         }
         Ok(withdrawn)
+    }
+
+    /// The bytes between this node and each peer that it has been connected to.
+    pub fn traffic(&self) -> Vec<(NodeId, Traffic)> {
+        self.inner.guests.traffic()
     }
 
     pub(crate) fn now(&self) -> SystemTime {

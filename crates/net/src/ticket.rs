@@ -25,7 +25,7 @@ use std::{
 use data_encoding::BASE32_NOPAD;
 use shoal_proto::NodeId;
 
-use crate::reader::Reader;
+use crate::{InvitationId, membership::invitation_id, reader::Reader};
 
 const NAME: &str = "shoal";
 const VERSION: u8 = 2;
@@ -162,6 +162,11 @@ impl Ticket {
             }
             _ => Ok(()),
         }
+    }
+
+    /// The invitation that it is for.
+    pub fn invitation(&self) -> InvitationId {
+        invitation_id(self.secret)
     }
 
     pub(crate) fn secret(&self) -> InvitationSecret {

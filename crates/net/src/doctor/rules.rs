@@ -2,26 +2,127 @@
 
 use std::{io, net::IpAddr};
 
-use super::{Facts, Finding, RememberedMember, Severity};
+use super::{Facts, Finding, RememberedMember, Severity, checks::Described};
 use crate::{InterfaceKind, InterfaceObservations, Method};
 
 pub(super) type Rule = fn(&Facts) -> Vec<Finding>;
 
-pub(super) const ALL: [Rule; 14] = [
-    no_network,
-    lan_permission,
-    port_taken,
-    http,
-    duplicate_identity,
-    client_isolation,
-    members_missing,
-    gateway,
-    filtered_multicast,
-    hotspot,
-    virtual_interfaces,
-    clock_skew,
-    versions,
-    other_clusters,
+/// Every rule, with what is said where it finds nothing.
+pub(super) const ALL: [Described; 14] = [
+    Described {
+        id: "network",
+        title: "This device is on a network",
+        rule: no_network,
+        good: |facts| {
+            let names: Vec<&str> = outward(facts).map(|(name, ..)| name).collect();
+            (!names.is_empty()).then(|| format!("It is, by {}.", names.join(", ")))
+        },
+    },
+    Described {
+        id: "lan-permission",
+        title: "The system lets Shoal use the local network",
+        rule: lan_permission,
+        good: |facts| {
+            let has_sent = local(facts).any(|(_, seen)| seen.sent.values().any(|&n| n > 0));
+            has_sent.then(|| "Packets are let through.".to_owned())
+        },
+    },
+    Described {
+        id: "port",
+        title: "Other devices can find this one",
+        rule: port_taken,
+        good: |_| Some("It listens for those who look.".to_owned()),
+    },
+    Described {
+        id: "http",
+        title: "The API and the page are served",
+        rule: http,
+        good: |_| Some("They are.".to_owned()),
+    },
+    Described {
+        id: "identity",
+        title: "This device's identity is its own",
+        rule: duplicate_identity,
+        good: |facts| {
+            outward(facts).next().map(|_| "No other device was heard with it.".to_owned())
+        },
+    },
+    Described {
+        id: "client-isolation",
+        title: "The devices of this network reach each other",
+        rule: client_isolation,
+        good: |facts| {
+            let is_heard = local(facts)
+                .any(|(_, seen)| !seen.heard.is_empty() || seen.answers.values().any(|&n| n > 0));
+            let is_connected = facts.members.iter().any(|member| member.is_connected);
+            (is_heard || is_connected).then(|| "Others answer.".to_owned())
+        },
+    },
+    Described {
+        id: "members",
+        title: "The cluster's devices are connected",
+        rule: members_missing,
+        good: |facts| {
+            let is_whole = !facts.members.is_empty() && missing(facts).is_empty();
+            is_whole.then(|| "All of them are.".to_owned())
+        },
+    },
+    Described {
+        id: "gateway",
+        title: "The network's gateway answers",
+        rule: gateway,
+        good: |facts| (facts.gateway_reachable == Some(true)).then(|| "It does.".to_owned()),
+    },
+    Described {
+        id: "multicast",
+        title: "Queries to all at once pass",
+        rule: filtered_multicast,
+        good: |facts| {
+            let passes = local(facts).any(|(_, seen)| {
+                total(seen, &GROUP).1 > 0 || GROUP.iter().any(|it| seen.heard.contains_key(it))
+            });
+            passes.then(|| "They do.".to_owned())
+        },
+    },
+    Described {
+        id: "one-network",
+        title: "All devices are on one network",
+        rule: hotspot,
+        good: |facts| {
+            let is_known = !facts.observations.members.is_empty();
+            is_known.then(|| "No hotspot or address translation is between them.".to_owned())
+        },
+    },
+    Described {
+        id: "vpn",
+        title: "No VPN is in the way",
+        rule: virtual_interfaces,
+        good: |facts| outward(facts).next().map(|_| "None is in use.".to_owned()),
+    },
+    Described {
+        id: "clock",
+        title: "The clocks agree",
+        rule: clock_skew,
+        good: |facts| {
+            let is_known = !facts.observations.members.is_empty();
+            is_known.then(|| "They do, to the minute.".to_owned())
+        },
+    },
+    Described {
+        id: "versions",
+        title: "All devices run the same version",
+        rule: versions,
+        good: |facts| {
+            let is_known = !facts.observations.members.is_empty();
+            is_known.then(|| format!("They run Shoal {}.", facts.software))
+        },
+    },
+    Described {
+        id: "other-clusters",
+        title: "No other cluster is nearby",
+        rule: other_clusters,
+        good: |facts| outward(facts).next().map(|_| "None was heard.".to_owned()),
+    },
 ];
 
 /// From Android 17 on, an application that targets it may not use the local network without being allowed to.

@@ -242,3 +242,35 @@ fn ports_that_cannot_be_used_are_named() {
     let http = |facts: &mut Facts| facts.http_error = Some("in use".to_owned());
     check(http, &[(Severity::Problem, "http")]);
 }
+
+#[test]
+fn every_check_is_listed_the_worst_first() {
+    let states = |change: &dyn Fn(&mut Facts)| {
+        let mut facts = healthy();
+        change(&mut facts);
+        let checks = examine(&facts);
+        assert_eq!(checks.len(), rules::ALL.len());
+        assert!(checks.is_sorted_by_key(|check| std::cmp::Reverse(check.state)), "{checks:#?}");
+        assert!(checks.iter().all(|check| !check.found.is_empty()), "{checks:#?}");
+        checks
+    };
+    let state = |checks: &[Check], id: &str| {
+        let check = checks.iter().find(|check| check.id == id).expect("it is listed");
+        (check.state, check.found.clone())
+    };
+    let healthy = states(&|_| {});
+    assert!(healthy.iter().all(|check| check.state == CheckState::Ok), "{healthy:#?}");
+    let silent = states(&silence);
+    assert_eq!(silent[0].id, "client-isolation");
+    assert_eq!(silent[0].state, CheckState::Problem);
+    assert!(!silent[0].what_to_do.is_empty());
+    // Somebody is missing, and the reason is told elsewhere: that is not called good.
+    assert_eq!(state(&silent, "members").0, CheckState::Skipped);
+    let unknown = states(&|facts| facts.gateway_reachable = None);
+    assert_eq!(state(&unknown, "gateway").0, CheckState::Skipped);
+    let noted = states(&|facts| {
+        facts.observations.interfaces.insert("tun0".to_owned(), wlan());
+    });
+    let (good, found) = state(&noted, "vpn");
+    assert!(good == CheckState::Ok && found.contains("tun0"), "a note does no harm: {found}");
+}

@@ -1,6 +1,9 @@
 //! Invitations: what this node knows of the tickets that it made.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{
+    fmt,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use serde::{Deserialize, Serialize};
 use shoal_proto::NodeId;
@@ -14,6 +17,13 @@ const MAX_INVITATIONS: usize = 64;
 /// Names an invitation: a hash of its secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct InvitationId(pub [u8; 16]);
+
+impl fmt::Display for InvitationId {
+    /// 32 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
 
 pub(crate) fn invitation_id(secret: InvitationSecret) -> InvitationId {
     let hash = blake3::derive_key(ID_CONTEXT, &secret.0);
@@ -77,8 +87,8 @@ struct Kept {
     joined: Vec<NodeId>,
 }
 
-impl std::fmt::Debug for Kept {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Kept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Kept").field("id", &self.id()).finish_non_exhaustive()
     }
 }
