@@ -235,6 +235,11 @@ impl Library {
         self.inner.peers()
     }
 
+    /// Changes how many bytes per second all downloads take together, those under way included; `None` for as many as come.
+    pub fn set_bytes_per_s(&self, bytes_per_s: Option<u64>) {
+        self.inner.limiter.set(bytes_per_s);
+    }
+
     /// Ticks whenever a download's state or progress changes, several times a second while one runs.
     pub fn changes(&self) -> watch::Receiver<u64> {
         self.inner.changed.subscribe()

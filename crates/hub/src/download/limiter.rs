@@ -1,9 +1,12 @@
 //! A limit on the bytes per second that all downloads of a node take together.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use tokio::{
-    sync::Mutex,
+    sync::watch,
     time::{self, Instant},
 };
 
@@ -11,15 +14,15 @@ use tokio::{
 const BURST: Duration = Duration::from_millis(100);
 
 /// Hands out bytes at a bounded rate, in the order of asking. Clones share it.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct Limiter {
-    /// `None`: no limit.
-    inner: Option<Arc<Inner>>,
+    inner: Arc<Inner>,
 }
 
 #[derive(Debug)]
 struct Inner {
-    bytes_per_s: u64,
+    /// Bytes per second, more than 0; `None` for no limit.
+    bytes_per_s: watch::Sender<Option<u64>>,
     /// When what was handed out so far has been paid for.
     paid_until: Mutex<Instant>,
 }
@@ -27,24 +30,39 @@ struct Inner {
 impl Limiter {
     /// Returns a limiter; `None` and 0 do not limit.
     pub(crate) fn new(bytes_per_s: Option<u64>) -> Self {
+        let bytes_per_s = watch::Sender::new(bytes_per_s.filter(|&rate| rate > 0));
+        Self { inner: Arc::new(Inner { bytes_per_s, paid_until: Mutex::new(Instant::now()) }) }
+    }
+
+    /// Changes the rate; `None` and 0 do not limit. Whoever waits by the old one goes on at once.
+    pub(crate) fn set(&self, bytes_per_s: Option<u64>) {
         let bytes_per_s = bytes_per_s.filter(|&rate| rate > 0);
-        let inner = bytes_per_s.map(|bytes_per_s| {
-            Arc::new(Inner { bytes_per_s, paid_until: Mutex::new(Instant::now()) })
+        self.inner.bytes_per_s.send_if_modified(|rate| {
+            if *rate == bytes_per_s {
+                return false;
+            }
+            *self.inner.paid_until.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now();
+            *rate = bytes_per_s;
+            true
         });
-        Self { inner }
     }
 
     /// Waits until `n_bytes` more may be taken.
     pub(crate) async fn take(&self, n_bytes: usize) {
-        let Some(inner) = &self.inner else { return };
+        let mut changes = self.inner.bytes_per_s.subscribe();
         let until = {
-            let mut paid_until = inner.paid_until.lock().await;
-            let seconds = n_bytes as f64 / inner.bytes_per_s as f64;
+            let Some(bytes_per_s) = *changes.borrow_and_update() else { return };
+            let seconds = n_bytes as f64 / bytes_per_s as f64;
+            let paid_until = &self.inner.paid_until;
+            let mut paid_until = paid_until.lock().unwrap_or_else(PoisonError::into_inner);
             let start = (*paid_until).max(Instant::now() - BURST);
             *paid_until = start + Duration::from_secs_f64(seconds);
             *paid_until
         };
-        time::sleep_until(until).await;
+        tokio::select! {
+            () = time::sleep_until(until) => {}
+            _ = changes.changed() => {}
+        }
     }
 }
 
@@ -68,5 +86,22 @@ mod tests {
         Limiter::new(None).take(usize::MAX).await;
         Limiter::new(Some(0)).take(usize::MAX).await;
         assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn another_rate_holds_at_once() {
+        let limiter = Limiter::new(Some(10));
+        let start = Instant::now();
+        let change = async {
+            time::sleep(Duration::from_secs(1)).await;
+            limiter.set(Some(1000));
+        };
+        tokio::join!(limiter.take(1_000_000), change);
+        assert_eq!(start.elapsed().as_secs(), 1, "nobody pays the old price");
+        limiter.take(5000).await;
+        assert!((5900..=6001).contains(&start.elapsed().as_millis()), "{:?}", start.elapsed());
+        limiter.set(None);
+        limiter.take(usize::MAX).await;
+        assert!(start.elapsed().as_millis() <= 6001, "{:?}", start.elapsed());
     }
 }
