@@ -87,7 +87,7 @@ impl Backend for Node {
     }
 
     fn name(&self) -> String {
-        Node::name(self).to_owned()
+        Node::name(self)
     }
 
     async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
@@ -159,7 +159,7 @@ impl Backend for Node {
     }
 
     async fn doctor(&self) -> Vec<Finding> {
-        Node::doctor(self).await
+        Node::doctor(self).await.0
     }
 
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {

@@ -23,7 +23,7 @@ pub use betterment::{Advice, Betterment};
 pub use membership::{Liveness, Member, Timing};
 pub use state::{Action, Event, State};
 pub use straggler::Straggler;
-pub use strain::Strain;
+pub use strain::{Limits, Strain};
 
 /// A moment, as the time since any fixed start.
 pub type Time = std::time::Duration;

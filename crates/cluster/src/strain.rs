@@ -6,14 +6,10 @@ use shoal_proto::control::{DrainCause, Vitals};
 
 use crate::Time;
 
-/// Temperature of a processor at which phones shut down soon, in tenths of a degree. Full load alone brings many to 80.
-const HOT_DC: i16 = 950;
-/// Temperature at which it has cooled down.
-const COOL_DC: i16 = 800;
-/// Charge in percent below which the rest belongs to its owner, unless it is plugged in.
-const EMPTY_PERCENT: u8 = 10;
-/// Charge from which it helps again without being plugged in.
-const CHARGED_PERCENT: u8 = 25;
+/// How much cooler than its ceiling a device has to be to have cooled down, in tenths of a degree.
+const COOLER_BY_DC: i16 = 150;
+/// How much more charge than its floor a battery needs, to help again without being plugged in.
+const CHARGED_BY_PERCENT: u8 = 15;
 /// Memory in bytes below which its system begins to kill; the margin that vital signs keep is gone by then too.
 const TIGHT_BYTES: u64 = 1;
 /// Memory with which it is well again.
@@ -22,6 +18,22 @@ const ROOMY_BYTES: u64 = 512 << 20;
 const SUFFERS_FOR: Duration = Duration::from_secs(10);
 /// How long it has to be well again: layers that leave take its load with them, and it would be well at once.
 const WELL_FOR: Duration = Duration::from_secs(120);
+
+/// What a device's owner lets it bear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Temperature of its processor from which it suffers, in tenths of a degree.
+    pub hot_dc: i16,
+    /// Charge in percent below which the rest belongs to its owner, unless it is plugged in.
+    pub empty_percent: u8,
+}
+
+impl Default for Limits {
+    /// Phones shut down soon above 95 degrees; full load alone brings many to 80.
+    fn default() -> Self {
+        Self { hot_dc: 950, empty_percent: 10 }
+    }
+}
 
 /// Watches one device.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -35,24 +47,28 @@ pub struct Strain {
 
 impl Strain {
     /// Takes in how the device feels. Returns why it should give its layers away, if it should.
-    pub fn feel(&mut self, vitals: &Vitals, now: Time) -> Option<DrainCause> {
+    pub fn feel(&mut self, vitals: &Vitals, limits: &Limits, now: Time) -> Option<DrainCause> {
         // A device that has not looked yet says nothing.
         if *vitals == Vitals::default() {
             return self.cause;
         }
         match self.cause {
-            None => self.cause = self.sufficient(suffers_from(vitals), now),
-            Some(cause) if suffers_from(vitals).is_some() || !is_well(cause, vitals) => {
-                self.well_since = None;
-            }
-            Some(_) => {
-                let since = *self.well_since.get_or_insert(now);
-                if now.saturating_sub(since) >= WELL_FOR {
-                    *self = Self::default();
-                }
-            }
+            None => self.cause = self.sufficient(suffers_from(vitals, limits), now),
+            Some(cause) => self.recover(cause, vitals, limits, now),
         }
         self.cause
+    }
+
+    /// It is well once it has been so for long enough.
+    fn recover(&mut self, cause: DrainCause, vitals: &Vitals, limits: &Limits, now: Time) {
+        if suffers_from(vitals, limits).is_some() || !is_well(cause, vitals, limits) {
+            self.well_since = None;
+            return;
+        }
+        let since = *self.well_since.get_or_insert(now);
+        if now.saturating_sub(since) >= WELL_FOR {
+            *self = Self::default();
+        }
     }
 
     fn sufficient(&mut self, from: Option<DrainCause>, now: Time) -> Option<DrainCause> {
@@ -64,12 +80,13 @@ impl Strain {
 }
 
 /// The worst that a device suffers from.
-fn suffers_from(vitals: &Vitals) -> Option<DrainCause> {
+fn suffers_from(vitals: &Vitals, limits: &Limits) -> Option<DrainCause> {
     if vitals.free_bytes < TIGHT_BYTES {
         Some(DrainCause::LowMemory)
-    } else if vitals.temperature_dc.is_some_and(|it| it >= HOT_DC) {
+    } else if vitals.temperature_dc.is_some_and(|it| it >= limits.hot_dc) {
         Some(DrainCause::Hot)
-    } else if vitals.battery.is_some_and(|it| it.percent < EMPTY_PERCENT && !it.is_charging) {
+    } else if vitals.battery.is_some_and(|it| it.percent < limits.empty_percent && !it.is_charging)
+    {
         Some(DrainCause::LowBattery)
     } else {
         None
@@ -77,11 +94,16 @@ fn suffers_from(vitals: &Vitals) -> Option<DrainCause> {
 }
 
 /// Whether a device has recovered from a cause.
-fn is_well(cause: DrainCause, vitals: &Vitals) -> bool {
+fn is_well(cause: DrainCause, vitals: &Vitals, limits: &Limits) -> bool {
     match cause {
-        DrainCause::Hot => vitals.temperature_dc.is_none_or(|it| it <= COOL_DC),
+        DrainCause::Hot => {
+            let cool_dc = limits.hot_dc.saturating_sub(COOLER_BY_DC);
+            vitals.temperature_dc.is_none_or(|it| it <= cool_dc)
+        }
         DrainCause::LowBattery => {
-            vitals.battery.is_none_or(|it| it.is_charging || it.percent >= CHARGED_PERCENT)
+            // A floor near the top would never be left otherwise.
+            let charged = limits.empty_percent.saturating_add(CHARGED_BY_PERCENT).min(95);
+            vitals.battery.is_none_or(|it| it.is_charging || it.percent >= charged)
         }
         DrainCause::LowMemory => vitals.free_bytes >= ROOMY_BYTES,
         DrainCause::Asked | DrainCause::Ending => true,
@@ -108,7 +130,7 @@ mod tests {
         let mut said = None;
         while *at < until {
             *at += 1;
-            said = strain.feel(&vitals, Duration::from_secs(*at));
+            said = strain.feel(&vitals, &Limits::default(), Duration::from_secs(*at));
         }
         said
     }
@@ -150,5 +172,25 @@ mod tests {
         let little = Vitals { free_bytes: 100 << 20, ..well() };
         assert_eq!(feel(&mut strain, &mut at, 600, little), Some(DrainCause::LowMemory));
         assert_eq!(feel(&mut strain, &mut at, 600, well()), None);
+    }
+
+    #[test]
+    fn the_owner_says_what_it_bears() {
+        let limits = Limits { hot_dc: 600, empty_percent: 90 };
+        let feel_for = |strain: &mut Strain, from_s: u64, n_s: u64, vitals: Vitals| {
+            let seconds = from_s..=from_s + n_s;
+            seconds.map(|at| strain.feel(&vitals, &limits, Duration::from_secs(at))).last()
+        };
+        let warm = Vitals { temperature_dc: Some(600), ..well() };
+        let mut strain = Strain::default();
+        assert_eq!(feel_for(&mut strain, 0, 10, warm), Some(Some(DrainCause::Hot)));
+        let cool = Vitals { temperature_dc: Some(451), ..well() };
+        assert_eq!(feel_for(&mut strain, 20, 300, cool), Some(Some(DrainCause::Hot)));
+        let cool = Vitals { temperature_dc: Some(450), ..well() };
+        assert_eq!(feel_for(&mut strain, 400, 120, cool), Some(None));
+        let mut strain = Strain::default();
+        let cool_at = |percent| Vitals { temperature_dc: None, ..battery(percent, false) };
+        assert_eq!(feel_for(&mut strain, 0, 10, cool_at(89)), Some(Some(DrainCause::LowBattery)));
+        assert_eq!(feel_for(&mut strain, 20, 120, cool_at(95)), Some(None), "it can be left");
     }
 }

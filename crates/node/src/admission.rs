@@ -3,14 +3,14 @@
 use std::time::SystemTime;
 
 use shoal_cluster::Event as ClusterEvent;
-use shoal_net::{Endpoint, Invite, Membership, Ticket};
+use shoal_net::{Endpoint, Invitation, Invite, Membership, Ticket, Traffic};
 use shoal_proto::{
     NodeId,
     control::{InstanceRecord, Phase, Request},
 };
 use tracing::info;
 
-use crate::{Error, InviteOptions, Node, node::Inner};
+use crate::{Error, InviteOptions, Invited, Node, journal::words, node::Inner};
 
 impl Node {
     /// Returns a ticket that admits another device to this node's cluster.
@@ -18,12 +18,54 @@ impl Node {
     /// # Errors
     /// If the node has no network, or the invitation cannot be kept.
     pub fn invite(&self, options: InviteOptions) -> Result<String, Error> {
+        self.make_invitation(options).map(|invited| invited.ticket)
+    }
+
+    /// Makes a ticket that admits another device to this node's cluster, and says what it is called here.
+    ///
+    /// # Errors
+    /// If the node has no network, or the invitation cannot be kept.
+    pub fn make_invitation(&self, options: InviteOptions) -> Result<Invited, Error> {
         let (endpoint, membership) = self.inner().online()?;
         // What ends after the end of time does not end.
         let expires_at = options.valid_for.and_then(|it| SystemTime::now().checked_add(it));
         let invite = Invite { expires_at, single_use: options.single_use };
         let ticket = membership.invite(invite, endpoint.addrs())?;
-        Ok(ticket.to_string())
+        self.inner().instruments.journal.note(words::invited(self.id(), options.valid_for));
+        Ok(Invited {
+            id: ticket.invitation().to_string(),
+            ticket: ticket.to_string(),
+            expires_at: ticket.expires_at(),
+        })
+    }
+
+    /// The invitations that this node made, the newest first, with what became of them.
+    pub fn invitations(&self) -> Vec<Invitation> {
+        let mut invitations =
+            self.inner().membership().map(Membership::invitations).unwrap_or_default();
+        invitations.reverse();
+        invitations
+    }
+
+    /// Makes an invitation void. Returns whether it was not before; `None` if this node made none of that name.
+    ///
+    /// # Errors
+    /// If that cannot be kept.
+    pub fn revoke_invitation(&self, id: &str) -> Result<Option<bool>, Error> {
+        let known = self.invitations().into_iter().find(|it| it.id.to_string() == id);
+        let (Some(known), Some(membership)) = (known, self.inner().membership()) else {
+            return Ok(None);
+        };
+        let is_new = membership.withdraw(known.id)?;
+        if is_new {
+            self.inner().instruments.journal.note(words::invite_revoked(self.id()));
+        }
+        Ok(Some(is_new))
+    }
+
+    /// The bytes between this node and each peer that it has been connected to, since its start.
+    pub fn traffic(&self) -> Vec<(NodeId, Traffic)> {
+        self.inner().membership().map(Membership::traffic).unwrap_or_default()
     }
 
     /// Joins another cluster and leaves the present one.

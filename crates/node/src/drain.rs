@@ -206,7 +206,7 @@ pub(crate) async fn feel(inner: Arc<Inner>) {
     loop {
         ticks.tick().await;
         let Some(vitals) = inner.peers().vitals(inner.peers().id()) else { continue };
-        let cause = strain.feel(&vitals, clock::since_start());
+        let cause = strain.feel(&vitals, &inner.settings.get().limits(), clock::since_start());
         // What somebody asked for stays.
         if !inner.peers().record().draining.is_some_and(DrainCause::is_firm) {
             inner.set_draining(cause);

@@ -54,6 +54,20 @@ pub enum Error {
     /// The text names no model that is known.
     #[error(transparent)]
     Name(Arc<shoal_hub::NameError>),
+    /// The command line says how a setting is.
+    #[error("{name}: it is set on the command line, and cannot be changed while the node runs")]
+    SettingFixed {
+        /// The setting.
+        name: &'static str,
+    },
+    /// A file of the data directory cannot be written.
+    #[error("{}: cannot be written, so that nothing was changed", path.display())]
+    NotKept {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: Arc<io::Error>,
+    },
     /// The model runs.
     #[error("model {name} is in use by instance {instance}: drop that first")]
     InUse {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 
 pub use shoal_tokenizer::ChatMessage;
 
-use crate::Error;
+use crate::{Error, requests::Witness};
 
 /// Events that may wait for a slow reader before the driver waits with it.
 pub(crate) const EVENTS_MAX: usize = 64;
@@ -110,11 +110,15 @@ pub enum Event {
 #[derive(Debug)]
 pub struct Generation {
     pub(crate) events: mpsc::Receiver<Event>,
+    /// Sees what is told, for whoever watches the node.
+    pub(crate) witness: Witness,
 }
 
 impl Generation {
     /// Waits for the next event; `None` after `Finished` or `Failed`.
     pub async fn next(&mut self) -> Option<Event> {
-        self.events.recv().await
+        let event = self.events.recv().await;
+        event.iter().for_each(|event| self.witness.see(event));
+        event
     }
 }

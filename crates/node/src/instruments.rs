@@ -4,7 +4,10 @@ use std::{sync::Arc, time::Duration};
 
 use shoal_proto::control::Vitals;
 
-use crate::{node::Inner, profile::Profiler, stats::Stats, trace::Traces, vitals::Sampler};
+use crate::{
+    history::History, journal::Journal, node::Inner, profile::Profiler, stats::Stats,
+    trace::Traces, vitals::Sampler,
+};
 
 /// How often vital signs are taken.
 const SAMPLE_EVERY: Duration = Duration::from_secs(1);
@@ -18,6 +21,10 @@ pub(crate) struct Instruments {
     pub(crate) stats: Arc<Stats>,
     /// Where the time of requests went.
     pub(crate) traces: Arc<Traces>,
+    /// What happened, in words.
+    pub(crate) journal: Arc<Journal>,
+    /// The last hour in numbers.
+    pub(crate) history: Arc<History>,
 }
 
 /// Keeps this node's vital signs fresh, until the node ends.

@@ -20,9 +20,11 @@ mod durable;
 mod error;
 mod files;
 mod generate;
+mod history;
 mod instances;
 mod instruments;
 mod inventory;
+mod journal;
 mod kept;
 mod memory;
 mod models;
@@ -36,10 +38,12 @@ mod planning;
 mod profile;
 mod queue;
 mod remembered;
+mod requests;
 mod resume;
 mod router;
 mod runner;
 mod sequences;
+mod settings;
 mod shelf;
 mod stats;
 mod stop;
@@ -54,17 +58,23 @@ pub use error::{Error, chain};
 pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,
 };
+pub use history::{HistoryPage, NodeHistory, VitalsSample, WorkSample};
 pub use instances::InstanceStatus;
+pub use journal::{LogEntry, LogLevel, LogPage};
 pub use node::{Config, ModelEntry, NetworkConfig, Node, NodeStatus};
 pub use plan::{
-    Finding, Help, InviteOptions, LeftOut, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
+    Check, Finding, Help, InviteOptions, Invited, LeftOut, PlaceRequest, PlanCandidate, PlanReport,
+    PlanStage,
 };
+pub use requests::{Caller, Production, RequestState, RequestStatus};
 #[cfg(unix)]
 pub use runner::child::run_stage;
 pub use runner::{RunnerCommand, RunnerStatus};
+pub use settings::{Setting, SettingStatus, SettingValue};
 pub use shelf::{Fit, Offer};
 pub use shoal_cluster::timeline::Patience;
 pub use shoal_hub as hub;
+pub use shoal_net::{Invitation, InvitationId, InvitationState, Traffic};
 pub use shoal_proto as proto;
 pub use totals::{Histogram, Totals};
 pub use trace::{StepTrace, Trace};

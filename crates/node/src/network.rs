@@ -15,7 +15,7 @@ use shoal_proto::{
 use tokio::time::{self, Instant};
 use tracing::{debug, info};
 
-use crate::{Error, Finding, Node, node::Inner};
+use crate::{Check, Error, Finding, Node, node::Inner};
 
 /// How often the control plane is asked whether somebody is missing.
 const LOOK_INTERVAL: Duration = Duration::from_millis(250);
@@ -188,16 +188,22 @@ fn update_links(inner: &Inner, bandwidths: &[(NodeId, u64)]) {
 }
 
 impl Node {
-    /// Looks around for some seconds, and says what stands between this node and its peers.
-    pub async fn doctor(&self) -> Vec<Finding> {
+    /// Looks around for some seconds, and says what stands between this node and its peers: what was found, and every check
+    /// that was made.
+    pub async fn doctor(&self) -> (Vec<Finding>, Vec<Check>) {
         let inner = self.inner();
         let Some(discovery) = inner.discovery() else {
-            return vec![Finding {
-                severity: "warning",
-                code: "no-discovery",
-                sentence: "This node does not look for others: discovery is off.".into(),
-                what_to_do: "Start it without --no-discovery.".into(),
-            }];
+            let sentence = "This node does not look for others: discovery is off.".to_owned();
+            let what_to_do = "Start it without --no-discovery.".to_owned();
+            let check = Check {
+                id: "discovery",
+                title: "This device looks for others",
+                state: "warning",
+                found: sentence.clone(),
+                what_to_do: what_to_do.clone(),
+            };
+            let (severity, code) = ("warning", "no-discovery");
+            return (vec![Finding { severity, code, sentence, what_to_do }], vec![check]);
         };
         discovery.set_looking(looking(inner, true));
         time::sleep(DOCTOR_LOOKS).await;
@@ -225,7 +231,9 @@ impl Node {
             gateway_reachable: None,
             http_error: None,
         };
-        shoal_net::diagnose(&facts).into_iter().map(Finding::from).collect()
+        let findings = shoal_net::diagnose(&facts).into_iter().map(Finding::from).collect();
+        let checks = shoal_net::examine(&facts).into_iter().map(Check::from).collect();
+        (findings, checks)
     }
 
     /// Measures the bandwidth of the links of which it is not known, all at once, and what is known of the round-trip times.
@@ -261,6 +269,13 @@ impl Node {
         let seconds = full.saturating_sub(empty).as_secs_f64().max(1e-6);
         let per_s = 2.0 * ECHO_BYTES_MAX as f64 / seconds;
         Some((node, per_s.min(1e12) as u64))
+    }
+}
+
+impl From<shoal_net::Check> for Check {
+    fn from(check: shoal_net::Check) -> Self {
+        let shoal_net::Check { id, title, state, found, what_to_do } = check;
+        Self { id, title, state: state.as_str(), found, what_to_do }
     }
 }
 

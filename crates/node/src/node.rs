@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +17,7 @@ use shoal_net::{
 };
 use shoal_proto::{
     Epoch, InstanceId, NodeId,
-    control::{DrainCause, ModelRef, NodeRecord, Request, Response, Vitals},
+    control::{DrainCause, InstanceRecord, ModelRef, NodeRecord, Request, Response, Vitals},
     model::ModelFiles,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -30,17 +30,20 @@ use crate::{
     error::Error,
     files::{self, ClusterFiles},
     generate::{self, GenerateRequest, Generation, Prompt},
+    history,
     instances::{self, Instances, LostStages},
     instruments::{self, Instruments},
-    inventory, kept,
+    inventory, journal, kept,
     models::{Models, Opened},
     network,
     obtain::Obtaining,
     outlook,
     peers::{Handler, Peers},
-    queue::{self, Queues},
+    queue::Queues,
+    requests::{Caller, Coming, Witness},
     router::Router,
     sequences::Sequences,
+    settings::SettingsCell,
     totals::Totals,
     trace::Trace,
 };
@@ -59,6 +62,8 @@ const STOPS_MAX: usize = 16;
 pub struct Config {
     /// The name that people see.
     pub name: String,
+    /// Whether that name holds whatever the settings say.
+    pub is_name_fixed: bool,
     /// Where identity, secret and peers are kept; `None` keeps nothing.
     pub data_dir: Option<PathBuf>,
     /// How it takes part in a cluster; `None` stays alone and opens no socket.
@@ -178,6 +183,7 @@ pub(crate) struct Inner {
     queues: Arc<Queues>,
     pub(crate) instruments: Instruments,
     pub(crate) instances: Instances,
+    pub(crate) settings: SettingsCell,
     /// Finds members, and knows what it saw of the network.
     discovery: OnceLock<Discovery>,
     /// When the bandwidth of the link to a peer was measured last.
@@ -212,7 +218,9 @@ impl Node {
         let membership = online.as_ref().map(|online| online.membership.clone());
         let id = endpoint.as_ref().map_or(NodeId([0; 32]), Endpoint::id);
         let run = crate::random_u64()?;
-        let record = own_record(&config, id, run, endpoint.as_ref(), isa, now);
+        let memory_bytes = crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT);
+        let settings = SettingsCell::load(&config, memory_bytes);
+        let record = own_record(&settings, id, run, endpoint.as_ref(), isa, now);
         // What is alone for one answer has nothing to keep.
         let kept_in = config.data_dir.clone().filter(|_| online.is_some());
         let remembered = kept_in.as_ref().map(|dir| dir.join(kept::PEERS));
@@ -225,7 +233,7 @@ impl Node {
         }
         let network = endpoint.clone().map(|endpoint| (endpoint, Arc::clone(&peers)));
         let router = Router::start(id, network, &tasks, &cancel);
-        let queues = Queues::new(config.parallel.unwrap_or(queue::PARALLEL_DEFAULT));
+        let queues = Queues::new(settings.get().parallel);
         let (instances, lost) = Instances::new();
         let inner = Arc::new(Inner {
             id,
@@ -241,6 +249,7 @@ impl Node {
             queues,
             instances,
             instruments: Instruments::default(),
+            settings,
             discovery: OnceLock::new(),
             bandwidths: Mutex::default(),
             started_s: now.as_secs(),
@@ -248,6 +257,7 @@ impl Node {
             cancel,
             lock: Mutex::new(lock),
         });
+        inner.obey_settings();
         // Before anybody is met: who asks for the instances of a node that has just started gets all that it knew.
         kept::say(&kept);
         peers.restore(kept.clone());
@@ -292,6 +302,8 @@ impl Node {
         inner.spawn(network::pass_on_rolls(Arc::clone(inner), membership.clone()));
         inner.spawn(network::publish_links(Arc::clone(inner)));
         inner.spawn(drain::feel(Arc::clone(inner)));
+        inner.spawn(journal::watch(self.clone()));
+        inner.spawn(history::keep(Arc::clone(inner)));
         inner.spawn(outlook::watch(self.clone()));
         inner.spawn(outlook::pace(self.clone()));
         if let Some(discovery) = discovery {
@@ -314,8 +326,13 @@ impl Node {
     }
 
     /// The node's name.
-    pub fn name(&self) -> &str {
-        &self.inner.config.name
+    pub fn name(&self) -> String {
+        self.inner.settings.get().name
+    }
+
+    /// Where this node keeps what it keeps.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.inner.config.data_dir.as_deref()
     }
 
     /// Where this node can be reached by its peers; nowhere without a network.
@@ -328,6 +345,18 @@ impl Node {
     /// # Errors
     /// If the model is unknown, a parameter is out of range, the prompt does not fit, or too many requests wait.
     pub async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
+        self.generate_for(request, Caller::default()).await
+    }
+
+    /// The same for somebody of whom something is known.
+    ///
+    /// # Errors
+    /// As [`generate`](Self::generate).
+    pub async fn generate_for(
+        &self,
+        request: GenerateRequest,
+        caller: Caller,
+    ) -> Result<Generation, Error> {
         let received = std::time::Instant::now();
         check(&request)?;
         let instance = self.instance_for(&request.model).await?;
@@ -339,6 +368,7 @@ impl Node {
             return Err(Error::ContextFull { n_prompt, n_ctx });
         }
         let mut turn = self.inner.queues.enter(instance.id)?;
+        let witness = self.witness(caller, &instance, n_prompt, received);
         let (sender, events) = mpsc::channel(generate::EVENTS_MAX);
         let ctx = driver::Context {
             id: self.inner.id,
@@ -356,7 +386,27 @@ impl Node {
                 driver::drive(ctx, job, sender).await;
             }
         });
-        Ok(Generation { events })
+        Ok(Generation { events, witness })
+    }
+
+    /// Notes a request that stands in line, for those who watch.
+    fn witness(
+        &self,
+        caller: Caller,
+        instance: &InstanceRecord,
+        n_prompt: u32,
+        received: std::time::Instant,
+    ) -> Witness {
+        let Instruments { traces, journal, .. } = &self.inner.instruments;
+        let id = traces.requests.come(Coming {
+            caller,
+            model: instance.model.name.clone(),
+            instance: instance.id,
+            stages: instance.placement.stages.iter().map(|stage| stage.node).collect(),
+            n_prompt,
+            received,
+        });
+        Witness { requests: Arc::clone(&traces.requests), journal: Arc::clone(journal), id }
     }
 
     /// How the runners of this node's stages are doing.
@@ -665,7 +715,7 @@ async fn go_online(config: &Config, network: &NetworkConfig) -> Result<Online, E
 
 /// What a node that has just started says about itself.
 fn own_record(
-    config: &Config,
+    settings: &SettingsCell,
     id: NodeId,
     run: u64,
     endpoint: Option<&Endpoint>,
@@ -676,11 +726,11 @@ fn own_record(
         id,
         version: u64::try_from(now.as_millis()).unwrap_or_default(),
         run,
-        name: config.name.clone(),
+        name: settings.get().name,
         addrs: endpoint.map(Endpoint::addrs).unwrap_or_default(),
         software: env!("CARGO_PKG_VERSION").to_owned(),
         isa,
-        memory_bytes: crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT),
+        memory_bytes: settings.memory_share(),
         profile: None,
         models: Vec::new(),
         stages: Vec::new(),

@@ -104,7 +104,7 @@ impl Node {
             .with(record.id, |here| here.betterment.advise(outlook.current_per_s, best, now));
         let text = (advice != Advice::Stay).then(|| self.words(outlook));
         inner.instances.with(record.id, |here| here.suggestion.clone_from(&text));
-        if advice == Advice::Move && inner.config().auto && inner.coordinates(record.id) {
+        if advice == Advice::Move && inner.settings.get().auto && inner.coordinates(record.id) {
             let why = text.unwrap_or_default();
             inner.instances.with(record.id, |here| here.betterment.moved(now));
             let epoch = inner.peers().reserve_epoch(record.id);

@@ -1,6 +1,6 @@
 //! What people ask of placement, and what the planner answers, in plain data.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use shoal_proto::{LayerRange, NodeId};
 
@@ -111,6 +111,32 @@ pub struct InviteOptions {
     pub valid_for: Option<Duration>,
     /// Whether it admits one device only.
     pub single_use: bool,
+}
+
+/// An invitation that was made.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Invited {
+    /// Its name, for those who made it.
+    pub id: String,
+    /// What the other device needs.
+    pub ticket: String,
+    /// When it ends, in whole seconds; `None` for never.
+    pub expires_at: Option<SystemTime>,
+}
+
+/// One thing that `doctor` looked at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Check {
+    /// A stable name for programs.
+    pub id: &'static str,
+    /// What should be so.
+    pub title: &'static str,
+    /// `ok`, `warning`, `problem` or `skipped`.
+    pub state: &'static str,
+    /// What was found.
+    pub found: String,
+    /// What to do about it; empty if nothing.
+    pub what_to_do: String,
 }
 
 /// What `doctor` found.

@@ -7,7 +7,10 @@
 
 use std::{
     collections::{HashMap, HashSet, VecDeque},
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -81,9 +84,22 @@ impl Line {
             let before = self.turn_s.unwrap_or(turn_s);
             self.turn_s = Some(before + NEW_SHARE * (turn_s - before));
         }
-        if let Some(next) = self.waiting.pop_front() {
+        self.call();
+    }
+
+    /// Calls those who wait first, as long as there is room.
+    fn call(&mut self) {
+        while self.running.len() < self.n_parallel
+            && let Some(next) = self.waiting.pop_front()
+        {
             self.running.insert(next);
         }
+    }
+
+    /// Lets another number of answers run at once; those that run go on.
+    fn set_parallel(&mut self, n_parallel: usize) {
+        self.n_parallel = n_parallel.max(1);
+        self.call();
     }
 
     /// Where a request stands; `None` if it is not here.
@@ -115,7 +131,7 @@ impl Line {
 /// The lines of all instances that this node drives requests of.
 #[derive(Debug)]
 pub(crate) struct Queues {
-    n_parallel: usize,
+    n_parallel: AtomicUsize,
     lines: Mutex<Lines>,
     /// Something moved.
     moved: watch::Sender<()>,
@@ -141,7 +157,17 @@ impl Queues {
     /// No lines yet, of `n_parallel` answers at once; 0 counts as 1.
     pub(crate) fn new(n_parallel: usize) -> Arc<Self> {
         let lines = Mutex::default();
-        Arc::new(Self { n_parallel: n_parallel.max(1), lines, moved: watch::Sender::new(()) })
+        let n_parallel = AtomicUsize::new(n_parallel.max(1));
+        Arc::new(Self { n_parallel, lines, moved: watch::Sender::new(()) })
+    }
+
+    /// Lets `n_parallel` answers of each instance run at once from now on; 0 counts as 1.
+    pub(crate) fn set_parallel(&self, n_parallel: usize) {
+        let mut lines = self.lock();
+        self.n_parallel.store(n_parallel.max(1), Ordering::Relaxed);
+        lines.of.values_mut().for_each(|line| line.set_parallel(n_parallel));
+        drop(lines);
+        self.moved.send_replace(());
     }
 
     fn lock(&self) -> MutexGuard<'_, Lines> {
@@ -156,8 +182,8 @@ impl Queues {
         let mut lines = self.lock();
         lines.next += 1;
         let id = lines.next;
-        let line =
-            lines.of.entry(instance).or_insert_with(|| Line::new(self.n_parallel, WAITING_MAX));
+        let n_parallel = self.n_parallel.load(Ordering::Relaxed);
+        let line = lines.of.entry(instance).or_insert_with(|| Line::new(n_parallel, WAITING_MAX));
         let Some(place) = line.enter(id) else {
             let (n_waiting, retry_after) = (line.n_waiting(), line.retry_after());
             return Err(Error::Overloaded { n_waiting, retry_after });
@@ -248,6 +274,20 @@ mod tests {
         assert_eq!(line.place(3), Some(Place::Running));
         line.leave(1, None);
         assert_eq!(line.place(4), Some(Place::Waiting(0)), "nobody leaves twice");
+    }
+
+    #[test]
+    fn another_number_holds_for_those_who_wait_and_not_for_those_who_run() {
+        let mut line = Line::new(1, 8);
+        assert!((1..=6).all(|id| line.enter(id).is_some()));
+        line.set_parallel(3);
+        assert_eq!((line.place(3), line.place(4)), (Some(Place::Running), Some(Place::Waiting(0))));
+        line.set_parallel(1);
+        line.leave(1, None);
+        line.leave(2, None);
+        assert_eq!((line.place(3), line.place(4)), (Some(Place::Running), Some(Place::Waiting(0))));
+        line.leave(3, None);
+        assert_eq!(line.place(4), Some(Place::Running));
     }
 
     #[test]

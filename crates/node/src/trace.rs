@@ -9,7 +9,10 @@ use std::{
 
 use shoal_proto::{InstanceId, NodeId, frame::StageTiming};
 
-use crate::totals::{Counters, Totals};
+use crate::{
+    requests::Requests,
+    totals::{Counters, Totals},
+};
 
 /// Requests that are kept.
 const TRACES_MAX: usize = 64;
@@ -119,11 +122,12 @@ impl Trace {
 pub(crate) struct Traces {
     kept: Mutex<Kept>,
     counters: Arc<Counters>,
+    /// The same requests, from before they had their turn.
+    pub(crate) requests: Arc<Requests>,
 }
 
 #[derive(Debug, Default)]
 struct Kept {
-    n_begun: u64,
     /// The oldest first.
     traces: VecDeque<Arc<Mutex<Trace>>>,
 }
@@ -178,17 +182,19 @@ impl Traces {
     }
 
     /// Begins the trace of a request; gives it its number.
-    pub(crate) fn begin(&self, mut trace: Trace, received: Instant) -> Recorder {
-        let mut kept = lock(&self.kept);
-        kept.n_begun += 1;
-        trace.id = kept.n_begun;
+    pub(crate) fn begin(&self, trace: Trace, received: Instant) -> Recorder {
+        let instance = trace.instance;
         let trace = Arc::new(Mutex::new(trace));
+        let id = self.requests.begin(instance, received, &trace);
+        lock(&trace).id = id;
+        let mut kept = lock(&self.kept);
         kept.traces.push_back(Arc::clone(&trace));
         if kept.traces.len() > TRACES_MAX {
             kept.traces.pop_front();
         }
         let counters = Arc::clone(&self.counters);
-        Recorder { received, trace, sent: VecDeque::new(), counters }
+        let requests = Arc::clone(&self.requests);
+        Recorder { received, trace, sent: VecDeque::new(), counters, requests }
     }
 }
 
@@ -200,6 +206,7 @@ pub(crate) struct Recorder {
     /// Steps under way: their end, their tokens and when they were sent.
     sent: VecDeque<(u32, u32, Instant)>,
     counters: Arc<Counters>,
+    requests: Arc<Requests>,
 }
 
 impl Recorder {
@@ -224,6 +231,7 @@ impl Recorder {
         let mut trace = lock(&self.trace);
         trace.n_generated += u32::from(has_token);
         trace.n_steps += 1;
+        let is_of_token = has_token && n_tokens == 1 && end > trace.n_prompt;
         let is_kept = trace.n_steps <= STEPS_WHOLE || trace.n_steps.is_multiple_of(SAMPLE_EVERY);
         if is_kept && trace.steps.len() < STEPS_MAX {
             let sent = sent - self.received;
@@ -232,6 +240,9 @@ impl Recorder {
         if has_token && trace.first_token.is_none() {
             trace.first_token = Some(self.received.elapsed());
         }
+        drop(trace);
+        let n_prompt = if is_of_token { 0 } else { n_tokens };
+        self.requests.count(&self.trace, u32::from(has_token), n_prompt);
     }
 
     /// The request ended.
@@ -241,6 +252,7 @@ impl Recorder {
         (trace.outcome, trace.n_cached, trace.n_generated) = (outcome, n_cached, n_generated);
         let tokens = [trace.n_prompt, n_cached, n_generated];
         self.counters.request(outcome, tokens, trace.first_token);
+        self.requests.end();
     }
 }
 
