@@ -3,12 +3,14 @@
 use std::{path::Path, time::Duration};
 
 use shoal_node::{
-    Error, Event, Finding, GenerateRequest, Generation, InstanceStatus, InviteOptions, ModelEntry,
-    Node, NodeStatus, Offer, PlaceRequest, PlanReport, RunnerStatus, Totals, Trace,
+    Caller, Error, Event, GenerateRequest, Generation, InstanceStatus, ModelEntry, Node,
+    NodeStatus, Offer, PlaceRequest, PlanReport, RunnerStatus, Totals, Trace,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
 use tokio::sync::watch;
+
+use crate::board::Board;
 
 /// An answer in the making. Dropping it cancels the request.
 pub(crate) trait Answer: Send + 'static {
@@ -17,14 +19,15 @@ pub(crate) trait Answer: Send + 'static {
 }
 
 /// A node, as the API sees it. The methods are those of [`Node`], where they are documented.
-pub(crate) trait Backend: Clone + Send + Sync + 'static {
+pub(crate) trait Backend: Board {
     type Answer: Answer;
 
     fn id(&self) -> NodeId;
     fn name(&self) -> String;
-    fn generate(
+    fn generate_for(
         &self,
         request: GenerateRequest,
+        caller: Caller,
     ) -> impl Future<Output = Result<Self::Answer, Error>> + Send;
     fn models(&self) -> impl Future<Output = Vec<ModelEntry>> + Send;
     fn nodes(&self) -> Vec<NodeStatus>;
@@ -37,7 +40,6 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn unplace(&self, instance: InstanceId) -> impl Future<Output = Result<(), Error>> + Send;
     fn plan(&self, request: PlaceRequest)
     -> impl Future<Output = Result<PlanReport, Error>> + Send;
-    fn invite(&self, options: InviteOptions) -> Result<String, Error>;
     fn join(&self, ticket: &str) -> impl Future<Output = Result<(), Error>> + Send;
     fn leave(&self) -> impl Future<Output = Result<(), Error>> + Send;
     fn forget(&self, node: NodeId) -> impl Future<Output = Result<(), Error>> + Send;
@@ -52,7 +54,6 @@ pub(crate) trait Backend: Clone + Send + Sync + 'static {
     fn process(&self) -> (Option<u64>, Duration);
     fn traces(&self) -> Vec<Trace>;
     fn trace(&self, id: u64) -> Option<Trace>;
-    fn doctor(&self) -> impl Future<Output = Vec<Finding>> + Send;
     /// The catalogue: each model once, or each quantisation of it.
     fn offers(&self, every_quant: bool) -> impl Future<Output = Result<Vec<Offer>, Error>> + Send;
     fn stored(&self) -> impl Future<Output = Result<Vec<StoredModel>, Error>> + Send;
@@ -90,8 +91,12 @@ impl Backend for Node {
         Node::name(self)
     }
 
-    async fn generate(&self, request: GenerateRequest) -> Result<Generation, Error> {
-        Node::generate(self, request).await
+    async fn generate_for(
+        &self,
+        request: GenerateRequest,
+        caller: Caller,
+    ) -> Result<Generation, Error> {
+        Node::generate_for(self, request, caller).await
     }
 
     async fn models(&self) -> Vec<ModelEntry> {
@@ -120,10 +125,6 @@ impl Backend for Node {
 
     async fn plan(&self, request: PlaceRequest) -> Result<PlanReport, Error> {
         Node::plan(self, request).await
-    }
-
-    fn invite(&self, options: InviteOptions) -> Result<String, Error> {
-        Node::invite(self, options)
     }
 
     async fn join(&self, ticket: &str) -> Result<(), Error> {
@@ -156,10 +157,6 @@ impl Backend for Node {
 
     fn trace(&self, id: u64) -> Option<Trace> {
         Node::trace(self, id)
-    }
-
-    async fn doctor(&self) -> Vec<Finding> {
-        Node::doctor(self).await.0
     }
 
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {

@@ -20,7 +20,7 @@ use axum::{
 };
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
-use shoal_node::{Error, Event};
+use shoal_node::{Caller, Error, Event};
 use tokio::sync::OwnedSemaphorePermit;
 
 use crate::{
@@ -29,6 +29,7 @@ use crate::{
     body::JsonBody,
     chat::{completion::Completion, request::ChatRequest},
     error::ApiError,
+    guard::Known,
 };
 
 pub(crate) use kept::Answers;
@@ -83,6 +84,7 @@ const SYSTEM_FINGERPRINT: &str = concat!("shoal-", env!("CARGO_PKG_VERSION"));
 
 pub(crate) async fn complete<B: Backend>(
     State(app): State<App<B>>,
+    known: Known,
     JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let call = request.into_call(shoal_node::random_u64()?)?;
@@ -91,8 +93,9 @@ pub(crate) async fn complete<B: Backend>(
     })?;
     let identity = Identity::new(call.generate.model.clone())?;
     let backend = app.backend.clone();
+    let caller = Caller { answer: Some(identity.id.clone()), by: known.name() };
     let mut asked: BoxFuture<'static, Result<B::Answer, Error>> =
-        Box::pin(async move { backend.generate(call.generate).await });
+        Box::pin(async move { backend.generate_for(call.generate, caller).await });
     let Some(stream) = call.stream else {
         let running = Running { answer: Coming::Here(asked.await?), _permit: permit };
         return Ok(Json(collect(identity, running).await?).into_response());

@@ -164,6 +164,7 @@ impl From<Error> for ApiError {
             Error::Name(error) => of_name(error),
             Error::InUse { .. } => (S::CONFLICT, Some("model_in_use"), Some("model")),
             Error::NoLibrary { .. } => (S::CONFLICT, Some("no_models_dir"), None),
+            Error::SettingFixed { name } => (S::CONFLICT, Some("setting_fixed"), Some(*name)),
             Error::Offline => (S::CONFLICT, Some("offline"), None),
             Error::Overloaded { .. } => (S::SERVICE_UNAVAILABLE, Some("overloaded"), None),
             Error::StageLost { .. } | Error::StageSilent { .. } | Error::PeerLost { .. } => {
@@ -306,6 +307,7 @@ mod tests {
         let instance = Error::UnknownInstance { id: InstanceId(10) };
         check(instance, 404, Some("instance_not_found"), Some("id"));
         check(Error::Offline, 409, Some("offline"), None);
+        check(Error::SettingFixed { name: "auto" }, 409, Some("setting_fixed"), Some("auto"));
         let in_use = Error::InUse { name: "m".into(), instance: InstanceId(10) };
         check(in_use, 409, Some("model_in_use"), Some("model"));
         check(Error::NoLibrary { name: "m".into() }, 409, Some("no_models_dir"), None);

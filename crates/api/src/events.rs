@@ -1,24 +1,37 @@
 //! `GET /events`: what changes, as server-sent events.
 //!
 //! ```text
-//! event: downloads     data: {"downloads": […]}             at the beginning, and when one changes
 //! event: state         data: {"nodes": […], "instances": […]}   at the beginning, and when a node or an instance changes
+//! event: downloads     data: {"downloads": […]}             at the beginning, and when one changes
+//! event: vitals        data: {"nodes": […]}                 how devices and links are doing, every two seconds
+//! event: requests      data: {"requests": […]}              those under way, and the latest that have ended
+//! event: tokens        data: {"instances": […]}             what was produced since the last one
+//! event: log           data: {"entries": […], …}            what happened, in words
 //! ```
 //!
-//! Each event says all there is to say of its subject, so that a client which has missed some needs only the next.
+//! Each event says all there is to say of its subject, so that a client which has missed some needs only the next; but
+//! `tokens` and `log` say what is new. `?only=state,log` leaves the other subjects out. `docs/api.md` has the fields.
+//!
+//! Nothing waits for a client: an event is made when its connection has room for it, from how things are then.
 
-use std::{convert::Infallible, time::Duration};
+use std::{collections::HashMap, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::State,
-    http::{HeaderValue, header},
+    extract::{Query, State, rejection::QueryRejection},
+    http::{HeaderMap, HeaderValue, header},
     response::{
         IntoResponse, Response,
         sse::{Event, KeepAlive, Sse},
     },
 };
-use futures_util::stream;
+use futures_util::{
+    FutureExt as _,
+    future::{BoxFuture, select_all},
+    stream,
+};
+use serde::Deserialize;
 use serde_json::{Value, json};
+use shoal_proto::InstanceId;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
     time::{Instant, sleep_until},
@@ -27,50 +40,194 @@ use tokio::{
 use crate::{
     App, EVENTS_MAX,
     backend::Backend,
+    chat::Answers,
     error::ApiError,
     library::downloads_of,
-    view::{InstanceView, NodeView},
+    view::{
+        InstanceView, NodeView,
+        live::{self, LinkBytes},
+    },
 };
 
-/// Between two looks at what has changed: four events a second are as many as anybody can read.
-const DOWNLOADS_INTERVAL: Duration = Duration::from_millis(250);
-/// Between two looks at the cluster, which says nothing by itself.
-const STATE_INTERVAL: Duration = Duration::from_secs(1);
 /// As for answers: proxies and mobile networks forget a silent connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Entries of the log that a client gets at the beginning: what fits a few screens.
+const LOG_FIRST: usize = 100;
+
+/// What events are about, in the order in which a new client is told.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Subject {
+    State,
+    Downloads,
+    Vitals,
+    Requests,
+    Tokens,
+    Log,
+}
+
+impl Subject {
+    const ALL: [Self; 6] =
+        [Self::State, Self::Downloads, Self::Vitals, Self::Requests, Self::Tokens, Self::Log];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::State => "state",
+            Self::Downloads => "downloads",
+            Self::Vitals => "vitals",
+            Self::Requests => "requests",
+            Self::Tokens => "tokens",
+            Self::Log => "log",
+        }
+    }
+
+    /// Shortest time between two events.
+    fn every(self) -> Duration {
+        match self {
+            // The cluster says nothing by itself.
+            Self::State => Duration::from_secs(1),
+            // Four events a second are as many as anybody can read.
+            Self::Downloads | Self::Log => Duration::from_millis(250),
+            Self::Vitals => Duration::from_secs(2),
+            Self::Requests => Duration::from_millis(500),
+            // What moves on a screen.
+            Self::Tokens => Duration::from_millis(100),
+        }
+    }
+
+    fn changes<B: Backend>(self, backend: &B) -> Option<watch::Receiver<u64>> {
+        match self {
+            Self::State | Self::Vitals => None,
+            Self::Downloads => Some(backend.download_changes()),
+            Self::Requests | Self::Tokens => Some(backend.request_changes()),
+            Self::Log => Some(backend.log_changes()),
+        }
+    }
+}
+
+/// The query of `GET /events`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct EventsQuery {
+    /// Subjects, with commas between.
+    only: Option<String>,
+}
+
+impl EventsQuery {
+    fn subjects(&self) -> Result<Vec<Subject>, ApiError> {
+        let Some(only) = &self.only else { return Ok(Subject::ALL.to_vec()) };
+        let wanted = only.split(',').map(|name| {
+            let subject = Subject::ALL.into_iter().find(|subject| subject.as_str() == name);
+            subject.ok_or_else(|| {
+                let known = Subject::ALL.map(Subject::as_str).join(", ");
+                ApiError::invalid("only", format!("expected some of {known}, got {name:?}"))
+            })
+        });
+        let wanted: Vec<Subject> = wanted.collect::<Result<_, _>>()?;
+        // In our order, and each once.
+        Ok(Subject::ALL.into_iter().filter(|subject| wanted.contains(subject)).collect())
+    }
+}
+
+/// One subject of one client's stream.
+#[derive(Debug)]
+struct Feed {
+    subject: Subject,
+    /// When the next event may be.
+    due: Instant,
+    /// Ticks when there may be news; `None` for what has to be looked at.
+    changes: Option<watch::Receiver<u64>>,
+    is_first: bool,
+    /// What the client was told last.
+    told: Option<Value>,
+}
+
+impl Feed {
+    fn new<B: Backend>(subject: Subject, backend: &B) -> Self {
+        let changes = subject.changes(backend);
+        Self { subject, due: Instant::now(), changes, is_first: true, told: None }
+    }
+
+    /// Whether it is time to look for news.
+    fn is_due(&mut self, now: Instant) -> bool {
+        if now < self.due {
+            return false;
+        }
+        let may_be_new = match &mut self.changes {
+            None => true,
+            Some(changes) => changes.has_changed().unwrap_or(false),
+        };
+        if !may_be_new && !self.is_first {
+            return false;
+        }
+        if let Some(changes) = &mut self.changes {
+            changes.mark_unchanged();
+        }
+        (self.is_first, self.due) = (false, now + self.subject.every());
+        true
+    }
+
+    /// Waits until it is.
+    async fn wait(&mut self) {
+        sleep_until(self.due).await;
+        if let Some(changes) = &mut self.changes {
+            if changes.changed().await.is_err() {
+                // A node without a library has no downloads.
+                std::future::pending::<()>().await;
+            }
+            // `changed` is seen once, and it is `is_due` that takes it.
+            changes.mark_changed();
+        }
+    }
+
+    /// The value, if the client was not told that it is so.
+    fn news(&mut self, value: Value) -> Option<Value> {
+        let is_news = self.told.as_ref() != Some(&value);
+        is_news.then(|| self.told.insert(value).clone())
+    }
+}
 
 /// One client's stream.
 #[derive(Debug)]
 struct Changes<B> {
     backend: B,
-    downloads_changed: watch::Receiver<u64>,
-    /// What the client was told last.
-    downloads: Option<Value>,
-    state: Option<Value>,
-    next_downloads: Instant,
-    next_state: Instant,
+    answers: Arc<Answers>,
+    feeds: Vec<Feed>,
+    /// The bytes of links as they were at the last look.
+    traffic: Option<(Instant, LinkBytes)>,
+    /// What was produced until the last look.
+    produced: HashMap<InstanceId, (u64, u64)>,
+    /// The newest entry of the log that was told, and when that log began.
+    log: Option<(u64, u64)>,
     _permit: OwnedSemaphorePermit,
 }
 
-pub(crate) async fn events<B: Backend>(State(app): State<App<B>>) -> Result<Response, ApiError> {
+pub(crate) async fn events<B: Backend>(
+    State(app): State<App<B>>,
+    query: Result<Query<EventsQuery>, QueryRejection>,
+    headers: HeaderMap,
+) -> Result<Response, ApiError> {
+    let Query(query) = query.map_err(|error| ApiError::malformed(error.body_text()))?;
+    let subjects = query.subjects()?;
     let permit = app.events.clone().try_acquire_owned().map_err(|_| {
         ApiError::overloaded(format!(
             "{EVENTS_MAX} clients follow the events: ask again in a while"
         ))
     })?;
-    let now = Instant::now();
+    let feeds = subjects.into_iter().map(|subject| Feed::new(subject, &app.backend)).collect();
+    let mut produced = HashMap::new();
+    // What was before is no news.
+    let _ = live::tokens(app.backend.id(), &app.backend.production(), &mut produced);
     let changes = Changes {
-        downloads_changed: app.backend.download_changes(),
         backend: app.backend,
-        downloads: None,
-        state: None,
-        next_downloads: now,
-        next_state: now,
+        answers: app.answers,
+        feeds,
+        traffic: None,
+        produced,
+        log: last_entry(&headers),
         _permit: permit,
     };
     let events = stream::unfold(changes, |mut changes| async move {
-        let (name, data) = changes.next().await;
-        let event = Event::default().event(name).data(data.to_string());
+        let event = changes.next().await;
         Some((Ok::<_, Infallible>(event), changes))
     });
     let keep_alive = KeepAlive::new().interval(KEEP_ALIVE_INTERVAL).text("keep-alive");
@@ -82,45 +239,78 @@ pub(crate) async fn events<B: Backend>(State(app): State<App<B>>) -> Result<Resp
     Ok(response)
 }
 
+/// The last entry of the log that a client has, which comes again: when its log began, and the entry's number. Whatever else
+/// a header says is no reason to refuse: then it is told from the beginning.
+fn last_entry(headers: &HeaderMap) -> Option<(u64, u64)> {
+    let (began, seq) = headers.get("last-event-id")?.to_str().ok()?.split_once('-')?;
+    Some((began.parse().ok()?, seq.parse().ok()?))
+}
+
 impl<B: Backend> Changes<B> {
     /// Waits until something is not as the client was told last.
-    async fn next(&mut self) -> (&'static str, Value) {
+    async fn next(&mut self) -> Event {
         loop {
             let now = Instant::now();
-            if now >= self.next_downloads {
-                self.next_downloads = now + DOWNLOADS_INTERVAL;
-                self.downloads_changed.mark_unchanged();
-                let downloads = json!({"downloads": downloads_of(&self.backend)});
-                if self.downloads.as_ref() != Some(&downloads) {
-                    self.downloads = Some(downloads.clone());
-                    return ("downloads", downloads);
+            for i in 0..self.feeds.len() {
+                if !self.feeds[i].is_due(now) {
+                    continue;
+                }
+                let subject = self.feeds[i].subject;
+                if let Some((value, id)) = self.look(i, now) {
+                    let event = Event::default().event(subject.as_str()).data(value.to_string());
+                    return match id {
+                        Some(id) => event.id(id),
+                        None => event,
+                    };
                 }
             }
-            if now >= self.next_state {
-                self.next_state = now + STATE_INTERVAL;
-                let state = state(&self.backend);
-                if self.state.as_ref() != Some(&state) {
-                    self.state = Some(state.clone());
-                    return ("state", state);
-                }
-            }
-            let next_state = self.next_state;
-            tokio::select! {
-                () = self.downloads_may_have_changed() => {}
-                () = sleep_until(next_state) => {}
-            }
+            let waits = self.feeds.iter_mut().map(|feed| feed.wait().boxed());
+            select_all(waits.collect::<Vec<BoxFuture<'_, ()>>>()).await;
         }
     }
 
-    /// Waits for the next change of a download, and then until it may be told.
-    async fn downloads_may_have_changed(&mut self) {
-        if self.downloads_changed.changed().await.is_err() {
-            // A node without a library has no downloads.
-            std::future::pending::<()>().await;
+    /// What there is to say of a subject, if it is news; and the event's id.
+    fn look(&mut self, feed: usize, now: Instant) -> Option<(Value, Option<String>)> {
+        let value = match self.feeds[feed].subject {
+            Subject::State => state(&self.backend),
+            Subject::Downloads => json!({"downloads": downloads_of(&self.backend)}),
+            Subject::Vitals => self.vitals(now),
+            Subject::Requests => {
+                let can_cancel = |id: &str| self.answers.is_listed(id);
+                let requests = self.backend.requests();
+                let requests = requests.iter().map(|it| live::request(it, can_cancel));
+                json!({"requests": requests.collect::<Vec<Value>>()})
+            }
+            Subject::Tokens => {
+                let (driver, production) = (self.backend.id(), self.backend.production());
+                let tokens = live::tokens(driver, &production, &mut self.produced)?;
+                return Some((tokens, None));
+            }
+            Subject::Log => return self.log(),
+        };
+        self.feeds[feed].news(value).map(|value| (value, None))
+    }
+
+    fn vitals(&mut self, now: Instant) -> Value {
+        let traffic = LinkBytes::from(self.backend.traffic());
+        let before = self.traffic.as_ref().map(|(at, before)| (before, now.duration_since(*at)));
+        let vitals = live::vitals(&self.backend.nodes(), &traffic, before);
+        self.traffic = Some((now, traffic));
+        vitals
+    }
+
+    fn log(&mut self) -> Option<(Value, Option<String>)> {
+        let is_first = self.log.is_none();
+        let (began, seq) = self.log.unzip();
+        let mut page = self.backend.log(seq.unwrap_or_default(), usize::MAX);
+        let of = live::at_ms(page.began);
+        if began != Some(of) {
+            // The client has the log of an earlier life of the node, or none.
+            page = self.backend.log(0, LOG_FIRST);
         }
-        // `changed` is seen once, and the wait may be cut short by news of the cluster: then it is seen again.
-        self.downloads_changed.mark_changed();
-        sleep_until(self.next_downloads).await;
+        self.log = Some((of, page.newest));
+        let is_news = !page.entries.is_empty() || is_first;
+        is_news.then(|| (live::log(&page), Some(format!("{of}-{}", page.newest))))
     }
 }
 

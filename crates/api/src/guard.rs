@@ -22,16 +22,18 @@ pub use origin::{Origin, OriginError};
 
 use std::{
     collections::HashMap,
+    convert::Infallible,
     net::{IpAddr, SocketAddr},
     sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
 use axum::{
-    extract::{ConnectInfo, Request, State},
+    extract::{ConnectInfo, FromRequestParts, Request, State},
     http::{
         HeaderMap, HeaderName, HeaderValue, Method, StatusCode,
         header::{self, Entry},
+        request::Parts,
         uri::Authority,
     },
     middleware::Next,
@@ -94,6 +96,40 @@ pub(crate) struct Guard {
     names: Arc<[String]>,
     origins: Arc<[Origin]>,
     guesses: Arc<Mutex<Guesses>>,
+}
+
+/// What is known of who sent a request that was let in. A handler may ask for it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Known {
+    /// Whether it is a program on this device that addresses the node as such, or this node's own page there.
+    pub(crate) is_here: bool,
+    /// Whether it brought the token.
+    knows_token: bool,
+    peer: Option<IpAddr>,
+}
+
+impl Known {
+    /// Whether the token tells nothing new, or nothing that a look at the disk would not.
+    pub(crate) fn may_know_token(&self) -> bool {
+        self.is_here || self.knows_token
+    }
+
+    /// Who it is, for people.
+    pub(crate) fn name(&self) -> Option<String> {
+        match self.is_here {
+            true => Some("this device".to_owned()),
+            false => self.peer.map(|peer| peer.to_canonical().to_string()),
+        }
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for Known {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        // Of a request that came around the guard nothing is known.
+        Ok(parts.extensions.get().cloned().unwrap_or_default())
+    }
 }
 
 /// What a request brings to prove that it may.
@@ -281,7 +317,10 @@ pub(crate) async fn guard(State(guard): State<Guard>, request: Request, next: Ne
 
 /// What pages of origins that the owner named may do.
 const CORS: [(HeaderName, HeaderValue); 3] = [
-    (header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, DELETE, OPTIONS")),
+    (
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST, PATCH, DELETE, OPTIONS"),
+    ),
     (
         header::ACCESS_CONTROL_ALLOW_HEADERS,
         HeaderValue::from_static("authorization, content-type, x-api-key"),
@@ -292,19 +331,23 @@ const CORS: [(HeaderName, HeaderValue); 3] = [
     ),
 ];
 
-async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
+async fn answer(guard: &Guard, mut request: Request, next: Next) -> Response {
     if page::is_asked_for(&request) && token_of(&request).is_none() {
         return next.run(request).await;
     }
     let peer = request.extensions().get::<ConnectInfo<SocketAddr>>().map(|peer| peer.0.ip());
-    let is_stranger = guard.token.is_some() && !is_here(request.headers(), peer);
+    let is_here = is_here(request.headers(), peer);
+    let is_stranger = guard.token.is_some() && !is_here;
     let proof = guard.proof(&request, peer);
     let is_wrong = matches!(proof, Proof::Wrong);
     if is_stranger && guard.has_guessed_too_often(peer, is_wrong, Instant::now()) {
         return ApiError::too_many_guesses().into_response();
     }
     match proof {
-        Proof::Good => next.run(request).await,
+        Proof::Good => {
+            request.extensions_mut().insert(Known { is_here, knows_token: is_stranger, peer });
+            next.run(request).await
+        }
         Proof::GoodInAddress => keep_in_cookie(&request),
         Proof::Missing => ApiError::unauthorized("token_missing", MISSING).into_response(),
         Proof::Wrong => ApiError::unauthorized("token_wrong", "the token is wrong").into_response(),

@@ -13,13 +13,16 @@
 //! | `GET /plan`, `POST /plan` | how a model would be placed, and how fast it would be |
 //! | `POST /place_instance`, `DELETE /instance/{id or model}` | place a model, drop it |
 //! | `POST /invite`, `POST /join`, `POST /leave` | a ticket for another device; join another cluster, leave this one |
+//! | `GET /invites`, `DELETE /invites/{id}` | the invitations of this node, and their end |
 //! | `POST /drain` | have a device give its layers away, or take that back |
 //! | `DELETE /nodes/{name or id}` | remove a device from the cluster for good |
-//! | `GET /doctor/network` | what stands between this node and its peers |
+//! | `GET /doctor/network` | what stands between this node and its peers, check by check |
+//! | `GET /settings`, `PATCH /settings` | what the owner of this device sets, and who else reaches it |
 //! | `GET /models`, `GET /models/search` | the catalogue and what runs here, what is on this device, what the hub has |
 //! | `DELETE /models/{name}` | remove a model from this device |
 //! | `POST /download/start`, `…/pause`, `…/resume`, `…/cancel`, `GET /downloads` | bring models here |
 //! | `GET /events` | what changes, as server-sent events |
+//! | `GET /log`, `GET /history` | what happened, in words; the last hour, in numbers |
 //! | `GET /metrics` | the node in numbers, for Prometheus |
 //! | `GET /traces`, `GET /traces/{id}` | where the time of the latest requests went |
 //! | `GET /` and the files that it names | the dashboard |
@@ -30,14 +33,18 @@
 //! - `library`: models and downloads
 //! - `view`: how models, nodes, instances and plans are shown, which the command line reads too
 //! - `events`: what changes, as it changes
+//! - `past`: what was
+//! - `settings`: what the owner sets
 //! - `plan`, `membership`: placing models, and who belongs
 //! - `metrics`, `traces`: what the node measures of itself
 //! - `models`, `cluster`, `page`: the other routes
 //! - `guard`: which requests are let in at all
 //! - `body`, `error`: JSON in, errors out
-//! - `backend`: what a node must offer; tests put a script in its place
+//! - `backend`, `board`: what a node must offer; tests put a script in its place
+//! - `qr`: texts for cameras
 
 mod backend;
+mod board;
 mod body;
 mod chat;
 mod cluster;
@@ -49,13 +56,17 @@ mod membership;
 mod metrics;
 mod models;
 mod page;
+mod past;
 mod plan;
+pub mod qr;
+mod settings;
 #[cfg(test)]
 mod tests;
 mod traces;
 pub mod view;
 
 pub use guard::{Access, Origin, OriginError};
+pub use settings::lan_urls;
 
 use std::{future::IntoFuture, io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -131,6 +142,7 @@ struct App<B> {
     answers: Arc<Answers>,
     /// One permit for each client that follows the events.
     events: Arc<Semaphore>,
+    access: Arc<Access>,
 }
 
 impl<B> App<B> {
@@ -146,6 +158,7 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         requests: Arc::new(Semaphore::new(REQUESTS_MAX)),
         answers: Arc::default(),
         events: Arc::new(Semaphore::new(EVENTS_MAX)),
+        access: Arc::new(access.clone()),
     };
     page::routes(Router::new())
         .route("/v1/chat/completions", post(chat::complete::<B>))
@@ -161,6 +174,8 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         .route("/place_instance", post(plan::place::<B>))
         .route("/instance/{*id}", delete(plan::unplace::<B>))
         .route("/invite", post(membership::invite::<B>))
+        .route("/invites", get(membership::invites::<B>))
+        .route("/invites/{id}", delete(membership::revoke::<B>))
         .route("/join", post(membership::join::<B>))
         .route("/leave", post(membership::leave::<B>))
         .route("/drain", post(membership::drain::<B>))
@@ -175,6 +190,9 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         .route("/download/cancel", post(library::cancel::<B>))
         .route("/downloads", get(library::downloads::<B>))
         .route("/events", get(events::events::<B>))
+        .route("/log", get(past::log::<B>))
+        .route("/history", get(past::history::<B>))
+        .route("/settings", get(settings::show::<B>).patch(settings::change::<B>))
         .route("/metrics", get(metrics::metrics::<B>))
         .route("/traces", get(traces::list::<B>))
         .route("/traces/{id}", get(traces::show::<B>))

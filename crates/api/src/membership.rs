@@ -1,4 +1,4 @@
-//! Routes about who belongs: `/invite`, `/join`, `/leave`, `/nodes/{node}`, `/drain`, `/doctor/network`.
+//! Routes about who belongs: `/invite`, `/invites`, `/join`, `/leave`, `/nodes/{node}`, `/drain`, `/doctor/network`.
 
 use std::time::Duration;
 
@@ -8,10 +8,10 @@ use axum::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
-use shoal_node::{InviteOptions, NodeStatus};
+use shoal_node::{Invitation, InvitationState, InviteOptions, Invited, NodeStatus};
 use shoal_proto::NodeId;
 
-use crate::{App, backend::Backend, body::JsonBody, error::ApiError};
+use crate::{App, backend::Backend, body::JsonBody, error::ApiError, qr, view::live};
 
 /// Seconds for which an invitation is good unless the body says otherwise: a day.
 const VALID_FOR_S: u64 = 24 * 3600;
@@ -48,13 +48,57 @@ pub(crate) async fn invite<B: Backend>(
         valid_for: expires_s.map(Duration::from_secs),
         single_use: body.single_use,
     };
-    let ticket = app.backend.invite(options)?;
+    let Invited { id, ticket, expires_at } = app.backend.invite(options)?;
     Ok(Json(json!({
+        "id": id,
         "ticket": ticket,
         "expires_s": expires_s,
+        "expires_at_ms": expires_at.map(live::at_ms),
         "single_use": body.single_use,
         "command": format!("shoal serve --join {ticket}"),
+        // Capitals are as good, and make a smaller code. A ticket always fits.
+        "qr": qr::view(&ticket.to_uppercase()).ok(),
     })))
+}
+
+/// `GET /invites`: the invitations that this node made. What admits somebody is not in it.
+pub(crate) async fn invites<B: Backend>(State(app): State<App<B>>) -> Json<Value> {
+    let nodes = app.backend.nodes();
+    let device = |id: &NodeId| {
+        let node = nodes.iter().find(|node| node.record.id == *id);
+        json!({"id": id.to_string(), "name": node.map(|node| node.record.name.clone())})
+    };
+    let invite = |invitation: Invitation| {
+        json!({
+            "id": invitation.id.to_string(),
+            "created_at_ms": live::at_ms(invitation.created_at),
+            "expires_at_ms": invitation.expires_at.map(live::at_ms),
+            "single_use": invitation.single_use,
+            "state": match invitation.state {
+                InvitationState::Open => "open",
+                InvitationState::Used => "used",
+                InvitationState::Expired => "expired",
+                InvitationState::Void => "void",
+            },
+            "joined": invitation.joined.iter().map(device).collect::<Vec<Value>>(),
+        })
+    };
+    let invites = app.backend.invitations().into_iter().map(invite);
+    Json(json!({"invites": invites.collect::<Vec<Value>>()}))
+}
+
+/// `DELETE /invites/{id}`: nobody joins with it any more.
+pub(crate) async fn revoke<B: Backend>(
+    State(app): State<App<B>>,
+    Path(id): Path<String>,
+) -> Result<Json<Value>, ApiError> {
+    match app.backend.revoke_invitation(&id)? {
+        Some(is_new) => Ok(Json(json!({"id": id, "revoked": is_new}))),
+        None => {
+            let message = format!("invitation {id:?}: this node made none of that id");
+            Err(ApiError::not_found("invite_not_found", message))
+        }
+    }
 }
 
 /// The body of `POST /join`.
@@ -108,7 +152,17 @@ pub(crate) async fn drain<B: Backend>(
 }
 
 pub(crate) async fn doctor<B: Backend>(State(app): State<App<B>>) -> Json<Value> {
-    let findings = app.backend.doctor().await.into_iter().map(|finding| {
+    let (findings, checks) = app.backend.doctor().await;
+    let checks = checks.into_iter().map(|check| {
+        json!({
+            "id": check.id,
+            "title": check.title,
+            "state": check.state,
+            "found": check.found,
+            "what_to_do": check.what_to_do,
+        })
+    });
+    let findings = findings.into_iter().map(|finding| {
         json!({
             "severity": finding.severity,
             "code": finding.code,
@@ -116,7 +170,10 @@ pub(crate) async fn doctor<B: Backend>(State(app): State<App<B>>) -> Json<Value>
             "what_to_do": finding.what_to_do,
         })
     });
-    Json(json!({"findings": findings.collect::<Vec<Value>>()}))
+    Json(json!({
+        "checks": checks.collect::<Vec<Value>>(),
+        "findings": findings.collect::<Vec<Value>>(),
+    }))
 }
 
 /// Finds the node that a person means: by its id, the beginning of its id, or its name.

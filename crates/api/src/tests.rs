@@ -1,5 +1,6 @@
 //! The whole router against a scripted node: every route, every refusal, and what happens when a client goes away.
 
+mod board_routes;
 mod cluster_routes;
 mod completions;
 mod connections;

@@ -1,6 +1,7 @@
 //! What the API says, as JSON: here of models and downloads. The command line reads the same shapes from a running node.
 
 mod cluster;
+pub(crate) mod live;
 mod plan;
 
 pub use cluster::{

@@ -19,7 +19,6 @@ mod phases;
 mod plan;
 mod progress;
 mod pull;
-mod qr;
 mod rate;
 mod remove;
 mod run;

@@ -2,12 +2,13 @@
 
 use anyhow::{Context as _, anyhow};
 use serde_json::{Value, json};
+use shoal_api::qr;
 
 use crate::{
     args::{ClientArgs, DoctorArgs, DrainArgs, ForgetArgs, InviteArgs, JoinArgs},
     client::{ask, escape},
     failure::Failure,
-    output, period, qr,
+    output, period,
 };
 
 /// What the command line was not understood.
@@ -23,7 +24,7 @@ pub(crate) fn invite(args: &InviteArgs) -> Result<(), Failure> {
     }
     let ticket = body["ticket"].as_str().context("the node sent no ticket")?;
     if args.qr {
-        output::print(&qr::draw(&ticket.to_uppercase())?)?;
+        output::print(&qr::draw(&ticket.to_uppercase()).map_err(anyhow::Error::from)?)?;
     }
     output::print(&format!("{ticket}\n"))
 }

@@ -3,7 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{ErrorKind, Read as _, Write as _},
-    net::{IpAddr, SocketAddr},
+    net::SocketAddr,
     path::Path,
 };
 
@@ -114,16 +114,8 @@ fn write(path: &Path, token: &str) -> std::io::Result<()> {
 
 /// The page's addresses for other devices, the likeliest first.
 pub(crate) fn urls(listening: SocketAddr, own: &[SocketAddr], token: &str) -> Vec<String> {
-    let mut ips: Vec<IpAddr> = if listening.ip().is_unspecified() {
-        let same_family = |ip: &IpAddr| ip.is_ipv4() || listening.is_ipv6();
-        own.iter().map(SocketAddr::ip).filter(same_family).collect()
-    } else {
-        vec![listening.ip()]
-    };
-    ips.dedup();
-    let url =
-        |ip: IpAddr| format!("http://{}/?token={token}", SocketAddr::new(ip, listening.port()));
-    ips.into_iter().map(url).collect()
+    let urls = shoal_api::lan_urls(listening, own).into_iter();
+    urls.map(|url| format!("{url}?token={token}")).collect()
 }
 
 #[cfg(test)]

@@ -7,12 +7,12 @@ use std::{
 };
 
 use anyhow::Context;
-use shoal_api::Access;
+use shoal_api::{Access, qr};
 use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, env, failure::Failure, library, opened, qr, runner, stop};
+use crate::{args::ServeArgs, env, failure::Failure, library, opened, runner, stop};
 
 /// Longest time that a node which was told to end lets answers go on and gives its layers away: systems kill what does not end
 /// within 10 to 90 seconds.
@@ -32,6 +32,7 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     })?;
     let address = listener.local_addr()?;
     let node = Node::start(Config {
+        is_name_fixed: args.name.is_some(),
         name: args.name.unwrap_or_else(device_name),
         data_dir: Some(data_dir.clone()),
         network: Some(NetworkConfig {
@@ -121,7 +122,7 @@ fn say_ready(access: &Access, node: &Node, is_lan: bool) -> Result<(), Failure> 
         }
         // The code is for a camera, and a log has none.
         if let Some(url) = urls.first().filter(|_| std::io::stdout().is_terminal()) {
-            write!(out, "{}", qr::draw(url)?)?;
+            write!(out, "{}", qr::draw(url).map_err(anyhow::Error::from)?)?;
         }
     }
     Ok(out.flush()?)

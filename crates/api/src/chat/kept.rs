@@ -119,6 +119,12 @@ impl Answers {
         Listed { answers: Arc::clone(self), id }
     }
 
+    /// Whether an answer of this id is under way, so that it can be cancelled.
+    pub(crate) fn is_listed(&self, id: &str) -> bool {
+        let inner = self.lock();
+        inner.listed.contains_key(id) || inner.kept.get(id).is_some_and(|kept| !kept.is_ended)
+    }
+
     /// Keeps an answer from its beginning; it outlives its last reader by `grace`.
     pub(super) fn keep<A: Answer>(
         self: &Arc<Self>,

@@ -1,5 +1,7 @@
 //! A node that follows a script.
 
+mod board;
+
 use std::{
     collections::VecDeque,
     path::Path,
@@ -8,8 +10,8 @@ use std::{
 };
 
 use shoal_node::{
-    Error, Event, Finding, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, InviteOptions,
-    LeftOut, ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
+    Caller, Error, Event, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, LeftOut,
+    ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
     RunnerStatus, StepTrace, Timings, Totals, Trace, Usage,
     hub::{
         BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
@@ -28,6 +30,8 @@ use shoal_proto::{
 use tokio::sync::{mpsc, watch};
 
 use crate::backend::{Answer, Backend};
+
+pub(super) use board::INVITE;
 
 /// What an answer does after its last event.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -52,6 +56,8 @@ pub(super) struct Script {
     n_running: watch::Sender<usize>,
     downloads: Arc<Mutex<Vec<DownloadStatus>>>,
     downloads_changed: watch::Sender<u64>,
+    /// What the page is told.
+    pub(super) told: board::Told,
 }
 
 #[derive(Debug)]
@@ -98,6 +104,7 @@ impl Script {
             n_running,
             downloads: Arc::default(),
             downloads_changed: watch::Sender::new(0),
+            told: board::Told::default(),
         }
     }
 
@@ -211,7 +218,12 @@ impl Backend for Script {
         "kitchen".to_owned()
     }
 
-    async fn generate(&self, request: GenerateRequest) -> Result<ScriptedAnswer, Error> {
+    async fn generate_for(
+        &self,
+        request: GenerateRequest,
+        caller: Caller,
+    ) -> Result<ScriptedAnswer, Error> {
+        self.told.called(caller);
         self.asked.lock().expect("no test panics with the lock").push(request);
         tokio::time::sleep(self.takes_in).await;
         let events = (self.answers)()?.into();
@@ -409,26 +421,12 @@ impl Backend for Script {
         })
     }
 
-    async fn doctor(&self) -> Vec<Finding> {
-        vec![Finding {
-            severity: "ok",
-            code: "fine",
-            sentence: "all is well".to_owned(),
-            what_to_do: String::new(),
-        }]
-    }
-
     async fn unplace(&self, instance: InstanceId) -> Result<(), Error> {
         if instance == InstanceId(0x1f) {
             Ok(())
         } else {
             Err(Error::UnknownInstance { id: instance })
         }
-    }
-
-    fn invite(&self, options: InviteOptions) -> Result<String, Error> {
-        let seconds = options.valid_for.map_or(0, |valid_for| valid_for.as_secs());
-        Ok(format!("shoal1{}{seconds}", if options.single_use { "once" } else { "ticket" }))
     }
 
     async fn offers(&self, every_quant: bool) -> Result<Vec<Offer>, Error> {
