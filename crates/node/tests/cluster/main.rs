@@ -1,5 +1,6 @@
 //! Nodes that form clusters on loopback: who belongs, and what becomes of instances.
 
 mod admission;
+mod board;
 mod instances;
 mod setup;
