@@ -9,12 +9,13 @@ use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
     ChunkSet, Epoch, InstanceId, LayerRange, NodeId,
+    chat::{ChatRequest, ChatResponse},
     model::{FileId, ModelFiles},
     roll::Roll,
 };
 
 /// Version of every control message. Raise it on any change to a type of this module.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 /// Largest control message in bytes: records of some hundred nodes fit.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
@@ -403,6 +404,8 @@ pub enum Request {
         /// Microseconds that each stage computes for a token, in their order.
         compute_us: Vec<u32>,
     },
+    /// About the chats that the cluster keeps.
+    Chats(ChatRequest),
 }
 
 /// Most bytes of an [`Request::Echo`].
@@ -467,6 +470,8 @@ pub enum Response {
         /// What was wrong.
         message: String,
     },
+    /// To [`Request::Chats`].
+    Chats(ChatResponse),
 }
 
 /// A request of the transfer plane: consecutive chunks of a file. The answer is one byte, [`TRANSFER_FOLLOWS`] and then the

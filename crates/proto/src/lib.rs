@@ -4,6 +4,7 @@
 //! Control messages are postcard with a version byte ([`control`]); data frames are a fixed little-endian header and raw
 //! payload ([`frame`]). Nothing here performs I/O.
 
+pub mod chat;
 mod chunks;
 pub mod control;
 pub mod frame;

@@ -91,7 +91,7 @@ pub fn decode(bytes: &[u8]) -> Result<Vec<InstanceRecord>, StoredError> {
 }
 
 /// FNV-1a of 64 bits (Fowler, Noll, Vo; RFC 9923).
-fn checksum(bytes: &[u8]) -> u64 {
+pub(crate) fn checksum(bytes: &[u8]) -> u64 {
     let step = |hash: u64, &byte: &u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
