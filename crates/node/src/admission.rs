@@ -81,6 +81,8 @@ impl Node {
         let roll = endpoint.join(ticket).await.map_err(Error::join)?;
         self.part().await;
         membership.replace(roll)?;
+        // Before anybody of the new cluster can ask for them.
+        self.inner().chats().part().await;
         let inner = self.share();
         self.inner()
             .peers()
@@ -99,6 +101,7 @@ impl Node {
         let (_, membership) = self.inner().online()?;
         self.part().await;
         membership.leave()?;
+        self.inner().chats().part().await;
         info!("left the cluster");
         Ok(())
     }

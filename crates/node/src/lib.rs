@@ -12,6 +12,7 @@
 
 mod admission;
 pub mod bench;
+pub mod chats;
 mod clock;
 mod data_dir;
 mod drain;

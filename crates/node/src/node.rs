@@ -25,7 +25,9 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
 
 use crate::{
-    InstanceStatus, RunnerCommand, RunnerStatus, data_dir, drain,
+    InstanceStatus, RunnerCommand, RunnerStatus,
+    chats::{Chats, exchange},
+    data_dir, drain,
     driver::{self, Job},
     error::Error,
     files::{self, ClusterFiles},
@@ -184,6 +186,8 @@ pub(crate) struct Inner {
     pub(crate) instruments: Instruments,
     pub(crate) instances: Instances,
     pub(crate) settings: SettingsCell,
+    chats: Chats,
+    exchange: exchange::Exchange,
     /// Finds members, and knows what it saw of the network.
     discovery: OnceLock<Discovery>,
     /// When the bandwidth of the link to a peer was measured last.
@@ -235,6 +239,10 @@ impl Node {
         let router = Router::start(id, network, &tasks, &cancel);
         let queues = Queues::new(settings.get().parallel);
         let (instances, lost) = Instances::new();
+        let chats = match kept_in.clone() {
+            Some(dir) => open_chats(dir, id).await?,
+            None => Chats::in_memory(id),
+        };
         let inner = Arc::new(Inner {
             id,
             config,
@@ -248,6 +256,8 @@ impl Node {
             sequences: Arc::new(Sequences::new(u64::try_from(now.as_millis()).unwrap_or_default())),
             queues,
             instances,
+            chats,
+            exchange: exchange::Exchange::default(),
             instruments: Instruments::default(),
             settings,
             discovery: OnceLock::new(),
@@ -304,6 +314,7 @@ impl Node {
         inner.spawn(drain::feel(Arc::clone(inner)));
         inner.spawn(journal::watch(self.clone()));
         inner.spawn(history::keep(Arc::clone(inner)));
+        inner.spawn(exchange::run(Arc::clone(inner)));
         inner.spawn(outlook::watch(self.clone()));
         inner.spawn(outlook::pace(self.clone()));
         if let Some(discovery) = discovery {
@@ -333,6 +344,11 @@ impl Node {
     /// Where this node keeps what it keeps.
     pub fn data_dir(&self) -> Option<&Path> {
         self.inner.config.data_dir.as_deref()
+    }
+
+    /// The chats of the cluster.
+    pub fn chats(&self) -> &Chats {
+        &self.inner.chats
     }
 
     /// Where this node can be reached by its peers; nowhere without a network.
@@ -570,6 +586,14 @@ impl Inner {
         &self.models
     }
 
+    pub(crate) fn chats(&self) -> &Chats {
+        &self.chats
+    }
+
+    pub(crate) fn exchange(&self) -> &exchange::Exchange {
+        &self.exchange
+    }
+
     /// Runs a task until the node ends.
     pub(crate) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         let cancel = self.cancel.clone();
@@ -619,6 +643,7 @@ impl Handler for Inner {
                 Response::Ok
             }
             Request::Obtain { model, layers } => self.answer_obtain(model, layers),
+            Request::Chats(request) => exchange::answer(self, peer, request).await,
             Request::FindModel { .. } | Request::Holding { .. } | Request::Hashes { .. } => {
                 self.answer_about_files(peer, request).await
             }
@@ -641,6 +666,7 @@ impl Handler for Inner {
 
     fn peer_connected(&self, peer: NodeId) {
         self.router.renew_link(peer);
+        self.exchange.meet(peer);
     }
 
     fn records_changed(&self) {
@@ -671,6 +697,12 @@ impl Handler for Inner {
             _ => self.router.accept(connection),
         }
     }
+}
+
+/// Reads the chats, which may take a while where there are many.
+async fn open_chats(dir: PathBuf, id: NodeId) -> Result<Chats, Error> {
+    let opened = tokio::task::spawn_blocking(move || Chats::open(&dir, id)).await;
+    opened.map_err(|error| Error::StageFailed { message: error.to_string() })
 }
 
 /// The network's parts of a node.

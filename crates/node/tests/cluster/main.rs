@@ -2,5 +2,6 @@
 
 mod admission;
 mod board;
+mod chats;
 mod instances;
 mod setup;

@@ -9,7 +9,7 @@ use shoal_node::{
 use tempfile::TempDir;
 
 /// No wait of a test is longer: a debug build on a busy machine needs a good part of it.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A node and its directory.
 pub(crate) struct Member {
