@@ -5,6 +5,7 @@ use std::{path::Path, time::Duration};
 use shoal_node::{
     Caller, Error, Event, GenerateRequest, Generation, InstanceStatus, ModelEntry, Node,
     NodeStatus, Offer, PlaceRequest, PlanReport, RunnerStatus, Totals, Trace,
+    chats::Chats,
     hub::{DownloadStatus, RemoveReport, SearchHit, Space, StoredModel},
 };
 use shoal_proto::{InstanceId, NodeId};
@@ -49,6 +50,7 @@ pub(crate) trait Backend: Board {
         node: Option<NodeId>,
         is_undone: bool,
     ) -> impl Future<Output = Result<(), Error>> + Send;
+    fn chats(&self) -> &Chats;
     fn totals(&self) -> Totals;
     /// Peak resident memory in bytes, and uptime.
     fn process(&self) -> (Option<u64>, Duration);
@@ -141,6 +143,10 @@ impl Backend for Node {
 
     async fn drain(&self, node: Option<NodeId>, is_undone: bool) -> Result<(), Error> {
         Node::drain(self, node, is_undone).await
+    }
+
+    fn chats(&self) -> &Chats {
+        Node::chats(self)
     }
 
     fn totals(&self) -> Totals {

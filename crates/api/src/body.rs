@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use crate::{BODY_BYTES_MAX, error::ApiError};
+use crate::{BODY_BYTES_MAX, chats::IMPORT_BYTES_MAX, error::ApiError};
 
 /// A request's body, read as JSON.
 #[derive(Debug)]
@@ -18,11 +18,13 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for JsonBody<T> {
 
     async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
         check_content_type(request.headers())?;
+        let is_import = request.uri().path() == "/chats/import";
+        let most = if is_import { IMPORT_BYTES_MAX } else { BODY_BYTES_MAX };
         let bytes =
             Bytes::from_request(request, state).await.map_err(|rejection| {
                 match rejection.status() {
                     StatusCode::PAYLOAD_TOO_LARGE => ApiError::too_large(format!(
-                        "the body is too large: expected at most {BODY_BYTES_MAX} bytes"
+                        "the body is too large: expected at most {most} bytes"
                     )),
                     _ => ApiError::malformed(rejection.body_text()),
                 }

@@ -2,11 +2,13 @@
 //!
 //! A request is read strictly ([`request`]): a field that this node cannot honour is refused by name, unless its value asks
 //! for nothing. The answer is one object ([`completion`]) or a stream of server-sent events ([`stream`]),
-//! made of pieces ([`pieces`]). A stream can be resumed if its client asked for that ([`kept`]).
+//! made of pieces ([`pieces`]). A stream can be resumed if its client asked for that ([`kept`]). An answer may be written into a
+//! chat of the node while it comes ([`record`]).
 
 mod completion;
 mod kept;
 mod pieces;
+mod record;
 mod request;
 mod stream;
 
@@ -27,7 +29,7 @@ use crate::{
     App, REQUESTS_MAX,
     backend::{Answer, Backend},
     body::JsonBody,
-    chat::{completion::Completion, request::ChatRequest},
+    chat::{completion::Completion, record::Recorder, request::ChatRequest},
     error::ApiError,
     guard::Known,
 };
@@ -67,7 +69,19 @@ impl<A: Answer> Coming<A> {
 /// An answer under way, and its place among those that may be.
 struct Running<A> {
     answer: Coming<A>,
+    recorder: Option<Recorder>,
     _permit: OwnedSemaphorePermit,
+}
+
+impl<A: Answer> Running<A> {
+    /// Waits for the next event; `None` after the last. Nothing is lost if the future is dropped.
+    async fn next(&mut self) -> Option<Event> {
+        let event = self.answer.next().await;
+        if let Some(recorder) = &self.recorder {
+            recorder.see(event.as_ref());
+        }
+        event
+    }
 }
 
 /// What every object of one answer repeats.
@@ -88,6 +102,10 @@ pub(crate) async fn complete<B: Backend>(
     JsonBody(request): JsonBody<ChatRequest>,
 ) -> Result<Response, ApiError> {
     let call = request.into_call(shoal_node::random_u64()?)?;
+    if let Some(record::Place { chat, message, parent }) = call.place {
+        // Before anything is computed.
+        app.backend.chats().check_answer(chat, message, parent).await?;
+    }
     let permit = app.requests.clone().try_acquire_owned().map_err(|_| {
         ApiError::overloaded(format!("{REQUESTS_MAX} answers are under way: ask again in a while"))
     })?;
@@ -97,15 +115,30 @@ pub(crate) async fn complete<B: Backend>(
     let mut asked: BoxFuture<'static, Result<B::Answer, Error>> =
         Box::pin(async move { backend.generate_for(call.generate, caller).await });
     let Some(stream) = call.stream else {
-        let running = Running { answer: Coming::Here(asked.await?), _permit: permit };
+        let answer = Coming::Here(asked.await?);
+        let recorder = begin_record(&app, call.place, &identity).await?;
+        let running = Running { answer, recorder, _permit: permit };
         return Ok(Json(collect(identity, running).await?).into_response());
     };
     let answer = match tokio::time::timeout(BEGIN_AFTER, &mut asked).await {
         Ok(answer) => Coming::Here(answer?),
         Err(_) => Coming::Asked(asked),
     };
-    let running = Running { answer, _permit: permit };
+    let recorder = begin_record(&app, call.place, &identity).await?;
+    let running = Running { answer, recorder, _permit: permit };
     Ok(stream::respond(&app.answers, identity, running, stream))
+}
+
+/// Begins to write the answer into its chat, if it has one.
+async fn begin_record<B: Backend>(
+    app: &App<B>,
+    place: Option<record::Place>,
+    identity: &Identity,
+) -> Result<Option<Recorder>, ApiError> {
+    match place {
+        Some(place) => record::begin(app, place, identity).await.map(Some),
+        None => Ok(None),
+    }
 }
 
 /// `GET /v1/chat/completions/{id}/stream`: the rest of an answer that can be resumed, after `Last-Event-ID`.
@@ -141,7 +174,7 @@ async fn collect<A: Answer>(
 ) -> Result<Completion, ApiError> {
     let mut content = String::new();
     loop {
-        match running.answer.next().await {
+        match running.next().await {
             Some(
                 Event::Queued { .. }
                 | Event::Started { .. }

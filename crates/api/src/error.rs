@@ -92,6 +92,28 @@ impl ApiError {
         Self::new(StatusCode::CONFLICT, Some("cancelled"), "the answer was cancelled")
     }
 
+    /// 409: it contradicts what is there.
+    pub(crate) fn conflict(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, Some(code), message)
+    }
+
+    /// 413: more than one thing may hold.
+    pub(crate) fn full(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, Some(code), message)
+    }
+
+    /// 507: the device has no room for more.
+    pub(crate) fn no_room(code: &'static str, message: impl Into<String>) -> Self {
+        Self::new(StatusCode::INSUFFICIENT_STORAGE, Some(code), message)
+    }
+
+    /// 500: it is our fault.
+    pub(crate) fn ours(message: impl Into<String>) -> Self {
+        let message = message.into();
+        error!(error = %message, "request failed");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, Some("internal_error"), message)
+    }
+
     /// 410: it was here, and is no more.
     pub(crate) fn gone(code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::GONE, Some(code), message)

@@ -7,10 +7,12 @@
 //! event: requests      data: {"requests": […]}              those under way, and the latest that have ended
 //! event: tokens        data: {"instances": […]}             what was produced since the last one
 //! event: log           data: {"entries": […], …}            what happened, in words
+//! event: chats         data: {"version": 7, "changed": […]}   the chats that have changed
 //! ```
 //!
 //! Each event says all there is to say of its subject, so that a client which has missed some needs only the next; but
-//! `tokens` and `log` say what is new. `?only=state,log` leaves the other subjects out. `docs/api.md` has the fields.
+//! `tokens` and `log` say what is new. Of chats there are too many for that: `"changed": null`, which is what a client is told first, means
+//! that any of them may have changed. `?only=state,log` leaves the other subjects out. `docs/api.md` has the fields.
 //!
 //! Nothing waits for a client: an event is made when its connection has room for it, from how things are then.
 
@@ -31,6 +33,7 @@ use futures_util::{
 };
 use serde::Deserialize;
 use serde_json::{Value, json};
+use shoal_node::chats::ChangedChat;
 use shoal_proto::InstanceId;
 use tokio::{
     sync::{OwnedSemaphorePermit, watch},
@@ -63,11 +66,19 @@ enum Subject {
     Requests,
     Tokens,
     Log,
+    Chats,
 }
 
 impl Subject {
-    const ALL: [Self; 6] =
-        [Self::State, Self::Downloads, Self::Vitals, Self::Requests, Self::Tokens, Self::Log];
+    const ALL: [Self; 7] = [
+        Self::State,
+        Self::Downloads,
+        Self::Vitals,
+        Self::Requests,
+        Self::Tokens,
+        Self::Log,
+        Self::Chats,
+    ];
 
     fn as_str(self) -> &'static str {
         match self {
@@ -77,6 +88,7 @@ impl Subject {
             Self::Requests => "requests",
             Self::Tokens => "tokens",
             Self::Log => "log",
+            Self::Chats => "chats",
         }
     }
 
@@ -86,7 +98,7 @@ impl Subject {
             // The cluster says nothing by itself.
             Self::State => Duration::from_secs(1),
             // Four events a second are as many as anybody can read.
-            Self::Downloads | Self::Log => Duration::from_millis(250),
+            Self::Downloads | Self::Log | Self::Chats => Duration::from_millis(250),
             Self::Vitals => Duration::from_secs(2),
             Self::Requests => Duration::from_millis(500),
             // What moves on a screen.
@@ -100,6 +112,7 @@ impl Subject {
             Self::Downloads => Some(backend.download_changes()),
             Self::Requests | Self::Tokens => Some(backend.request_changes()),
             Self::Log => Some(backend.log_changes()),
+            Self::Chats => Some(backend.chats().changes()),
         }
     }
 }
@@ -198,6 +211,8 @@ struct Changes<B> {
     produced: HashMap<InstanceId, (u64, u64)>,
     /// The newest entry of the log that was told, and when that log began.
     log: Option<(u64, u64)>,
+    /// The change of a chat that was told last.
+    chats: Option<u64>,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -224,6 +239,7 @@ pub(crate) async fn events<B: Backend>(
         traffic: None,
         produced,
         log: last_entry(&headers),
+        chats: None,
         _permit: permit,
     };
     let events = stream::unfold(changes, |mut changes| async move {
@@ -287,6 +303,7 @@ impl<B: Backend> Changes<B> {
                 return Some((tokens, None));
             }
             Subject::Log => return self.log(),
+            Subject::Chats => return self.chats().map(|chats| (chats, None)),
         };
         self.feeds[feed].news(value).map(|value| (value, None))
     }
@@ -311,6 +328,28 @@ impl<B: Backend> Changes<B> {
         self.log = Some((of, page.newest));
         let is_news = !page.entries.is_empty() || is_first;
         is_news.then(|| (live::log(&page), Some(format!("{of}-{}", page.newest))))
+    }
+
+    /// The chats that have changed since the client was told last, if any have.
+    fn chats(&mut self) -> Option<Value> {
+        let told = self.chats;
+        let (now, changed) = self.backend.chats().changed_since(told.unwrap_or_default());
+        if told == Some(now) {
+            return None;
+        }
+        self.chats = Some(now);
+        let changed = changed.filter(|_| told.is_some()).map(|changed| {
+            let view = |chat: ChangedChat| {
+                json!({
+                    "id": chat.id.to_string(),
+                    "title": chat.title,
+                    "changed_ms": chat.changed_ms,
+                    "is_deleted": chat.is_deleted,
+                })
+            };
+            changed.into_iter().map(view).collect::<Vec<Value>>()
+        });
+        Some(json!({"version": now, "changed": changed}))
     }
 }
 

@@ -20,6 +20,9 @@
 //! | `GET /settings`, `PATCH /settings` | what the owner of this device sets, and who else reaches it |
 //! | `GET /models`, `GET /models/search` | the catalogue and what runs here, what is on this device, what the hub has |
 //! | `DELETE /models/{name}` | remove a model from this device |
+//! | `GET /chats`, `POST /chats`, `GET`, `PATCH`, `DELETE /chats/{id}` | the chats that the cluster keeps |
+//! | `POST /chats/{id}/messages` | add a message to one |
+//! | `GET /chats/export`, `GET /chats/{id}/export`, `POST /chats/import` | chats as files |
 //! | `POST /download/start`, `…/pause`, `…/resume`, `…/cancel`, `GET /downloads` | bring models here |
 //! | `GET /events` | what changes, as server-sent events |
 //! | `GET /log`, `GET /history` | what happened, in words; the last hour, in numbers |
@@ -30,6 +33,7 @@
 //! Every failure has OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 //!
 //! - `chat`: the chat API: request, answer, stream
+//! - `chats`: the chats that the node keeps
 //! - `library`: models and downloads
 //! - `view`: how models, nodes, instances and plans are shown, which the command line reads too
 //! - `events`: what changes, as it changes
@@ -47,6 +51,7 @@ mod backend;
 mod board;
 mod body;
 mod chat;
+mod chats;
 mod cluster;
 mod error;
 mod events;
@@ -75,7 +80,7 @@ use axum::{
     extract::DefaultBodyLimit,
     http::{Method, Uri},
     middleware,
-    routing::{delete, get, post},
+    routing::{delete, get, patch, post},
     serve::ListenerExt,
 };
 use shoal_node::Node;
@@ -160,6 +165,7 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         events: Arc::new(Semaphore::new(EVENTS_MAX)),
         access: Arc::new(access.clone()),
     };
+    let large_body = DefaultBodyLimit::max(chats::IMPORT_BYTES_MAX);
     page::routes(Router::new())
         .route("/v1/chat/completions", post(chat::complete::<B>))
         .route("/v1/chat/completions/{id}", delete(chat::cancel::<B>))
@@ -184,6 +190,15 @@ fn routes<B: Backend>(backend: B, access: &Access) -> Router {
         .route("/models", get(library::models::<B>))
         .route("/models/search", get(library::search::<B>))
         .route("/models/{*name}", delete(library::remove::<B>))
+        .route("/chats", get(chats::list::<B>).post(chats::create::<B>))
+        .route("/chats/export", get(chats::export_all::<B>))
+        .route("/chats/import", post(chats::import::<B>).layer(large_body))
+        .route(
+            "/chats/{id}",
+            patch(chats::change::<B>).get(chats::show::<B>).delete(chats::remove::<B>),
+        )
+        .route("/chats/{id}/messages", post(chats::append::<B>))
+        .route("/chats/{id}/export", get(chats::export_one::<B>))
         .route("/download/start", post(library::start::<B>))
         .route("/download/pause", post(library::pause::<B>))
         .route("/download/resume", post(library::resume::<B>))

@@ -1,6 +1,7 @@
 //! The whole router against a scripted node: every route, every refusal, and what happens when a client goes away.
 
 mod board_routes;
+mod chats;
 mod cluster_routes;
 mod completions;
 mod connections;

@@ -113,6 +113,11 @@ impl Answers {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Runs what ends with an answer.
+    pub(super) fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+
     /// Lists an answer that ends with its client, so that it can be cancelled by its id.
     pub(super) fn list(self: &Arc<Self>, id: String, cancel: CancellationToken) -> Listed {
         self.lock().listed.insert(id.clone(), cancel);

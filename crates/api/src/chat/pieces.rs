@@ -185,7 +185,7 @@ impl<A: Answer> Pieces<A> {
                     self.fail(&ApiError::cancelled());
                     continue;
                 }
-                event = running.answer.next() => event,
+                event = running.next() => event,
             };
             self.push(event);
         }

@@ -15,7 +15,8 @@ use serde_json::{Map, Value};
 use shoal_node::{ChatMessage, GenerateRequest, Prompt};
 use shoal_proto::SamplingParams;
 
-use crate::error::ApiError;
+use super::record::Place;
+use crate::{chats::read_id, error::ApiError};
 
 /// Most stop strings of a request.
 const STOPS_MAX: usize = 16;
@@ -104,6 +105,12 @@ struct Extension {
     status: Option<bool>,
     /// Seconds that the answer outlives the client's connection.
     resume_s: Option<u64>,
+    /// The chat that the answer is written into.
+    chat: Option<String>,
+    /// The id of the answer's message.
+    message: Option<String>,
+    /// The message that it answers.
+    parent: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -148,6 +155,8 @@ pub(crate) struct Call {
     pub(crate) generate: GenerateRequest,
     /// How the answer comes as server-sent events, if it does.
     pub(crate) stream: Option<StreamCall>,
+    /// Where the answer is written beside.
+    pub(crate) place: Option<Place>,
 }
 
 /// What a stream is like.
@@ -166,6 +175,7 @@ impl ChatRequest {
     pub(crate) fn into_call(self, random_seed: u64) -> Result<Call, ApiError> {
         check_rest("", &self.rest, &NEUTRAL)?;
         let stream = self.stream_call()?;
+        let place = self.shoal.as_ref().map(Extension::place).transpose()?.flatten();
         let sampling = self.sampling(random_seed)?;
         let max_tokens = self.max_tokens()?;
         if self.messages.is_empty() {
@@ -192,6 +202,7 @@ impl ChatRequest {
                 stop,
             },
             stream,
+            place,
         })
     }
 
@@ -251,6 +262,23 @@ impl ChatRequest {
             return Err(ApiError::invalid(name, "expected at least 1, got 0"));
         }
         Ok(max_tokens)
+    }
+}
+
+impl Extension {
+    /// Where the answer is written, if it is: the chat and the message have to be named together.
+    fn place(&self) -> Result<Option<Place>, ApiError> {
+        let parent = self.parent.as_deref();
+        match (&self.chat, &self.message) {
+            (Some(chat), Some(message)) => Ok(Some(Place {
+                chat: read_id("shoal.chat", chat)?,
+                message: read_id("shoal.message", message)?,
+                parent: parent.map(|parent| read_id("shoal.parent", parent)).transpose()?,
+            })),
+            (None, None) if parent.is_none() => Ok(None),
+            (None, _) => Err(ApiError::invalid("shoal.chat", "expected a chat, got nothing")),
+            (_, None) => Err(ApiError::invalid("shoal.message", "expected an id, got nothing")),
+        }
     }
 }
 

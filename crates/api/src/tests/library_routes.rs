@@ -140,7 +140,7 @@ async fn models_are_removed_by_their_names_slashes_and_all() {
 }
 
 /// Reads events until there are `n`.
-async fn read_events(body: Body, n: usize) -> Vec<(String, Value)> {
+pub(super) async fn read_events(body: Body, n: usize) -> Vec<(String, Value)> {
     let mut stream = body.into_data_stream();
     let mut text = String::new();
     loop {

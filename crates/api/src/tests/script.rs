@@ -13,6 +13,7 @@ use shoal_node::{
     Caller, Error, Event, FinishReason, Fit, GenerateRequest, Help, InstanceStatus, LeftOut,
     ModelEntry, NodeStatus, Offer, PlaceRequest, PlanCandidate, PlanReport, PlanStage,
     RunnerStatus, StepTrace, Timings, Totals, Trace, Usage,
+    chats::Chats,
     hub::{
         BadPeer, Catalogue, DownloadState, DownloadStatus, LibraryError, ModelState, Place,
         Received, ReferenceError, RemoveReport, RepoFormat, SearchHit, Space, StoreError,
@@ -58,6 +59,7 @@ pub(super) struct Script {
     downloads_changed: watch::Sender<u64>,
     /// What the page is told.
     pub(super) told: board::Told,
+    chats: Chats,
 }
 
 #[derive(Debug)]
@@ -105,6 +107,7 @@ impl Script {
             downloads: Arc::default(),
             downloads_changed: watch::Sender::new(0),
             told: board::Told::default(),
+            chats: Chats::in_memory(OWN_ID),
         }
     }
 
@@ -373,6 +376,10 @@ impl Backend for Script {
             Some(node) if node != PEER_ID => Err(Error::UnknownNode { node }),
             _ => Ok(()),
         }
+    }
+
+    fn chats(&self) -> &Chats {
+        &self.chats
     }
 
     fn totals(&self) -> Totals {
