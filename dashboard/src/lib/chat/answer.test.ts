@@ -34,7 +34,7 @@ class Heard implements Sink {
   restarted(): void {
     this.all = "";
   }
-  text(piece: string): void {
+  wrote(piece: string): void {
     this.all += piece;
   }
   status(status: Status): void {

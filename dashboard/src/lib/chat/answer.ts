@@ -18,7 +18,7 @@ export interface Sink {
   named(completion: string): void;
   /** The text begins again at its beginning. */
   restarted(): void;
-  text(piece: string): void;
+  wrote(piece: string): void;
   status(status: Status): void;
   /** Nobody answers; it is tried again and again. */
   waiting(isWaiting: boolean): void;
@@ -151,7 +151,7 @@ function take(event: ServerEvent, state: State, sink: Sink): Ending | null {
   }
   const choice = chunk.choices?.[0];
   const content = choice?.delta?.content;
-  if (typeof content === "string" && content !== "") sink.text(content);
+  if (typeof content === "string" && content !== "") sink.wrote(content);
   if (choice?.finish_reason) state.reason = choice.finish_reason;
   if (chunk.usage) state.usage = chunk.usage;
   return null;
