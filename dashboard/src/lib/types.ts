@@ -78,7 +78,15 @@ export interface Plan {
   sentence: string;
   candidates: Candidate[];
   left_out: { node: string; name: string; why: string }[];
-  each_further: { n_nodes: number; tokens_per_s: number; first_token_ms: number; aggregate_tokens_per_s: number }[];
+  each_further: Help[];
+}
+
+/** The best that so many devices can do; `null` where the model does not fit them. */
+export interface Help {
+  n_nodes: number;
+  tokens_per_s: number | null;
+  first_token_ms: number | null;
+  aggregate_tokens_per_s: number | null;
 }
 
 export interface Candidate {
