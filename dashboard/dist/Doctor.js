@@ -1,1 +1,1 @@
-import{a as e,c as t,i as n,n as r,o as i,r as a,s as o,t as s}from"./index.js";var c=n(`<h1> </h1>`);function l(n,l){t(l,!0);var u=c(),d=i(u,!0);e(()=>r(d,s.pages.doctor)),a(n,u),o()}export{l as default};
+import{J as e,X as t,a as n,at as r,dt as i,q as a,vt as o,yt as s}from"./index.js";var c=t(`<h1> </h1>`);function l(t,l){s(l,!0);var u=c(),d=i(u,!0);r(()=>a(d,n.pages.doctor)),e(t,u),o()}export{l as default};
