@@ -4,7 +4,7 @@ use std::{
     collections::HashMap,
     fs::File,
     net::SocketAddr,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -17,7 +17,7 @@ use shoal_net::{
 };
 use shoal_proto::{
     Epoch, InstanceId, NodeId,
-    control::{DrainCause, InstanceRecord, ModelRef, NodeRecord, Request, Response, Vitals},
+    control::{DrainCause, ModelRef, NodeRecord, Request, Response, Vitals},
     model::ModelFiles,
 };
 use tokio::{sync::mpsc, time::Instant};
@@ -42,7 +42,7 @@ use crate::{
     outlook,
     peers::{Handler, Peers},
     queue::Queues,
-    requests::{Caller, Coming, Witness},
+    requests::Caller,
     router::Router,
     sequences::Sequences,
     settings::SettingsCell,
@@ -341,11 +341,6 @@ impl Node {
         self.inner.settings.get().name
     }
 
-    /// Where this node keeps what it keeps.
-    pub fn data_dir(&self) -> Option<&Path> {
-        self.inner.config.data_dir.as_deref()
-    }
-
     /// The chats of the cluster.
     pub fn chats(&self) -> &Chats {
         &self.inner.chats
@@ -403,26 +398,6 @@ impl Node {
             }
         });
         Ok(Generation { events, witness })
-    }
-
-    /// Notes a request that stands in line, for those who watch.
-    fn witness(
-        &self,
-        caller: Caller,
-        instance: &InstanceRecord,
-        n_prompt: u32,
-        received: std::time::Instant,
-    ) -> Witness {
-        let Instruments { traces, journal, .. } = &self.inner.instruments;
-        let id = traces.requests.come(Coming {
-            caller,
-            model: instance.model.name.clone(),
-            instance: instance.id,
-            stages: instance.placement.stages.iter().map(|stage| stage.node).collect(),
-            n_prompt,
-            received,
-        });
-        Witness { requests: Arc::clone(&traces.requests), journal: Arc::clone(journal), id }
     }
 
     /// How the runners of this node's stages are doing.

@@ -7,11 +7,12 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use shoal_proto::{InstanceId, NodeId};
+use shoal_proto::{InstanceId, NodeId, control::InstanceRecord};
 use tokio::sync::watch;
 
 use crate::{
     Event, Node,
+    instruments::Instruments,
     journal::{Journal, words},
     trace::Trace,
 };
@@ -227,13 +228,13 @@ impl Default for Requests {
 
 /// What is known of a request when it comes.
 #[derive(Debug)]
-pub(crate) struct Coming {
-    pub(crate) caller: Caller,
-    pub(crate) model: String,
-    pub(crate) instance: InstanceId,
-    pub(crate) stages: Vec<NodeId>,
-    pub(crate) n_prompt: u32,
-    pub(crate) received: Instant,
+struct Coming {
+    caller: Caller,
+    model: String,
+    instance: InstanceId,
+    stages: Vec<NodeId>,
+    n_prompt: u32,
+    received: Instant,
 }
 
 impl Requests {
@@ -246,7 +247,7 @@ impl Requests {
     }
 
     /// Notes a request that waits for its turn. Returns its number.
-    pub(crate) fn come(&self, coming: Coming) -> u64 {
+    fn come(&self, coming: Coming) -> u64 {
         let Coming { caller, model, instance, stages, n_prompt, received } = coming;
         let mut kept = self.lock();
         if kept.entries.len() >= REQUESTS_MAX {
@@ -471,9 +472,9 @@ fn lock(trace: &Arc<Mutex<Trace>>) -> MutexGuard<'_, Trace> {
 /// Sees what the client of a request sees.
 #[derive(Debug)]
 pub(crate) struct Witness {
-    pub(crate) requests: Arc<Requests>,
-    pub(crate) journal: Arc<Journal>,
-    pub(crate) id: u64,
+    requests: Arc<Requests>,
+    journal: Arc<Journal>,
+    id: u64,
 }
 
 impl Witness {
@@ -511,6 +512,26 @@ impl Node {
     /// Ticks when a request or what instances have produced changes.
     pub fn request_changes(&self) -> watch::Receiver<u64> {
         self.inner().instruments.traces.requests.changed.subscribe()
+    }
+
+    /// Notes a request that stands in line, for those who watch.
+    pub(crate) fn witness(
+        &self,
+        caller: Caller,
+        instance: &InstanceRecord,
+        n_prompt: u32,
+        received: Instant,
+    ) -> Witness {
+        let Instruments { traces, journal, .. } = &self.inner().instruments;
+        let id = traces.requests.come(Coming {
+            caller,
+            model: instance.model.name.clone(),
+            instance: instance.id,
+            stages: instance.placement.stages.iter().map(|stage| stage.node).collect(),
+            n_prompt,
+            received,
+        });
+        Witness { requests: Arc::clone(&traces.requests), journal: Arc::clone(journal), id }
     }
 
     /// An instance may have been placed anew since.

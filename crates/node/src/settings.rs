@@ -6,7 +6,7 @@
 mod file;
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
@@ -358,6 +358,11 @@ impl Node {
         self.inner().settings.list()
     }
 
+    /// Where this node keeps what it keeps.
+    pub fn data_dir(&self) -> Option<&Path> {
+        self.inner().config().data_dir.as_deref()
+    }
+
     /// Whether changed settings outlive the process.
     pub fn keeps_settings(&self) -> bool {
         self.inner().settings.path.is_some()
@@ -403,7 +408,7 @@ impl Inner {
 }
 
 /// Moves a file that cannot be used out of the way, for whoever wants to know what happened to it.
-fn set_aside(path: &std::path::Path, reason: &str) {
+fn set_aside(path: &Path, reason: &str) {
     let aside = path.with_extension("damaged");
     let is_kept = std::fs::rename(path, &aside).is_ok();
     warn!(path = %path.display(), reason, is_kept, "settings cannot be read");
