@@ -54,6 +54,8 @@ use crate::{
 
 /// As for answers: proxies and mobile networks forget a silent connection.
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
+/// Requests that have ended and are told of: they come again with every change of another one.
+const OVER_MAX: usize = 20;
 /// Entries of the log that a client gets at the beginning: what fits a few screens.
 const LOG_FIRST: usize = 100;
 
@@ -293,7 +295,12 @@ impl<B: Backend> Changes<B> {
             Subject::Vitals => self.vitals(now),
             Subject::Requests => {
                 let can_cancel = |id: &str| self.answers.is_listed(id);
-                let requests = self.backend.requests();
+                let mut requests = self.backend.requests();
+                let mut n_over = 0;
+                requests.retain(|request| {
+                    n_over += usize::from(request.state.is_over());
+                    !request.state.is_over() || n_over <= OVER_MAX
+                });
                 let requests = requests.iter().map(|it| live::request(it, can_cancel));
                 json!({"requests": requests.collect::<Vec<Value>>()})
             }

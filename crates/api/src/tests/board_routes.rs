@@ -161,13 +161,22 @@ async fn requests_are_numbers_and_names() {
     script.told.request("chatcmpl-1", RequestState::Healing);
     let (_, _, told) = follower.next().await;
     let expected = json!({
-        "id": "17", "answer": "chatcmpl-1", "can_cancel": false, "model": "demo", "instance": "1f",
+        "id": "100", "answer": "chatcmpl-1", "can_cancel": false, "model": "demo", "instance": "1f",
         "state": "healing", "position": null, "why": null, "n_prompt": 12, "n_cached": null,
         "n_tokens": 3, "tokens_per_s": 8.1, "first_token_ms": 900.0, "n_healed": 1,
         "healed_ms": 1830.0, "started_ms": 5000, "took_ms": 5120.0,
         "stages": [OWN_ID.to_string(), PEER_ID.to_string()], "by": "192.168.1.9",
     });
     assert_eq!(told, json!({"requests": [expected]}));
+    script.told.requests("chatcmpl-1", RequestState::Decoding, 60);
+    let (_, _, told) = follower.next().await;
+    let ids: Vec<&str> = told["requests"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|it| it["id"].as_str().expect("a text"))
+        .collect();
+    assert_eq!((ids.len(), ids[0], ids[20]), (21, "100", "80"), "and the latest that have ended");
 }
 
 #[tokio::test]

@@ -48,8 +48,13 @@ impl Told {
 
     /// The node drives a request of this answer.
     pub(in crate::tests) fn request(&self, answer: &str, state: RequestState) {
+        self.requests(answer, state, 0);
+    }
+
+    /// It has driven others, too.
+    pub(in crate::tests) fn requests(&self, answer: &str, state: RequestState, n_over: u64) {
         let request = RequestStatus {
-            id: 17,
+            id: 100,
             caller: Caller { answer: Some(answer.into()), by: Some("192.168.1.9".into()) },
             model: "demo".into(),
             instance: InstanceId(0x1f),
@@ -67,7 +72,11 @@ impl Told {
             took: Duration::from_millis(5120),
             stages: vec![OWN_ID, PEER_ID],
         };
+        let over = RequestStatus { state: RequestState::Done, ..request.clone() };
         self.lock().requests = vec![request];
+        self.lock()
+            .requests
+            .extend((1..=n_over).map(|n| RequestStatus { id: 100 - n, ..over.clone() }));
         self.requests_changed.send_modify(|n| *n += 1);
     }
 
