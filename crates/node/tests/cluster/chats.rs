@@ -55,13 +55,14 @@ async fn every_device_has_every_chat_and_nobody_takes_them_along() {
     let mut members = cluster(2).await;
     // More than one message of the control plane holds.
     let large = "x".repeat(900 * 1024);
+    let large = large.as_str();
     let chat = begin(&members[0].node, "Fish").await;
     for id in 1..=3 {
-        say(&members[0].node, chat, id, &large).await;
+        say(&members[0].node, chat, id, large).await;
     }
-    wait_for_texts(&members[1], chat, &[&large; 3]).await;
+    wait_for_texts(&members[1], chat, &[large; 3]).await;
     say(&members[1].node, chat, 4, "from the other").await;
-    wait_for_texts(&members[0], chat, &[&large, &large, &large, "from the other"]).await;
+    wait_for_texts(&members[0], chat, &[large, large, large, "from the other"]).await;
 
     // What is written while a device is away is there when it is back, on both sides.
     let away = members.remove(1);
