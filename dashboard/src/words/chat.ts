@@ -84,7 +84,7 @@ export const chat = {
   queued: (n: number) => (n === 1 ? "One request is before this one" : `${n} requests are before this one`),
   healing: "A device was lost. The others take over its part, then the answer goes on.",
   waiting: "Waiting",
-  away: "This device cannot be reached. The answer goes on there, and here as soon as it is back.",
+  away: "The device that writes this answer cannot be reached. What is missing comes as soon as it is back.",
   elsewhere: (name: string) => `${name} is writing this answer. What has come so far:`,
   healed: (n: number, ms: number) => `Recovered${n === 1 ? "" : ` ${n} times`} in ${duration(ms)}`,
   healedWhy: "A device was lost while this was written. The others took over, and nothing is missing.",
@@ -198,10 +198,16 @@ export const chat = {
   ],
 
   /** An error of the API, for a reader: what only a reload or a larger model would change is said in other words. */
-  failure: (error: ApiErrorObject) => {
+  failure: (error: ApiErrorObject): string => {
     if (error.code === "context_length_exceeded") return "The conversation is longer than this model can read. Begin a new chat, or shorten the question.";
     if (error.code === "overloaded") return "There is too much to do at the moment. Try again in a while.";
-    const text = error.message.trim();
+    // The node names the field as programs do.
+    const label = { temperature: chat.temperature, top_p: chat.top_p, max_tokens: chat.max_tokens, seed: chat.seed, stop: chat.stopStrings }[
+      error.param ?? ""
+    ];
+    const message = error.message.trim();
+    const prefix = `${error.param ?? ""}: `;
+    const text = label !== undefined && message.startsWith(prefix) ? `${label}: ${message.slice(prefix.length)}` : message;
     const begun = text.charAt(0).toUpperCase() + text.slice(1);
     return /[.!?…]$/.test(begun) ? begun : `${begun}.`;
   },
