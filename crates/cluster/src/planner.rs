@@ -10,7 +10,9 @@
 //!
 //! 1. the time per token, of which up to a tenth ([`BALANCE`]) is given for the next;
 //! 2. the slowest stage, where everything within half a percent ([`TIE`]) is a tie: chunks of a prompt and several requests
-//!    overlap in the pipeline, and equal phones should share equally although their measured speeds never quite agree;
+//!    overlap in the pipeline, and equal phones should share equally although their measured speeds never quite agree. For this
+//!    no hop is added: if the driver has the first or the last stage of the fastest placement, it keeps one of them, since from
+//!    between two stages each token would cross the network once more;
 //! 3. the time per token plus a price for fetching: having to fetch the whole model counts as half a percent of the time.
 //!
 //! With [`Objective::Throughput`] the slowest stage comes first. Between numbers of nodes, after the objective (with the same

@@ -60,6 +60,8 @@ pub(super) struct Problem {
     pub(super) n_layer: usize,
     /// Their ids, the driver's first and the others ascending.
     pub(super) ids: Vec<NodeId>,
+    /// The node that drives, if it can take layers.
+    pub(super) driver: Option<usize>,
     /// Their memory, in bytes.
     pub(super) memory_bytes: Vec<u64>,
     /// Their prefill rates, in multiply-accumulates per second, derated.
@@ -182,6 +184,7 @@ impl Problem {
             n: 0,
             n_layer: model.layer_bytes.len(),
             ids: Vec::new(),
+            driver: None,
             memory_bytes: Vec::new(),
             macs_per_s: Vec::new(),
             bytes_per_s: Vec::new(),
@@ -269,6 +272,9 @@ impl Problem {
         self.entry = nodes.iter().map(token).collect();
         self.tail.clone_from(&self.entry);
         for node in nodes {
+            if node.node == request.driver {
+                self.driver = Some(self.ids.len());
+            }
             self.ids.push(node.node);
             self.memory_bytes.push(node.memory_bytes);
             self.bytes_per_s.push(node.decode_bytes_per_s * node.derate);

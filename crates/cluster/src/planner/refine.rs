@@ -27,12 +27,15 @@ pub(super) struct Pass {
     pub(super) total_most: u64,
     /// With [`Goal::Priced`]: the price of fetching the whole model.
     pub(super) model_price: u64,
+    /// The node that must have the first or the last stage: the driver, where that saves a hop.
+    pub(super) outer: Option<usize>,
 }
 
 impl Pass {
     /// A search without bounds.
     pub(super) fn free(goal: Goal) -> Self {
-        Self { goal, stage_most: NEVER - 1, total_most: NEVER - 1, model_price: 0 }
+        let (stage_most, total_most) = (NEVER - 1, NEVER - 1);
+        Self { goal, stage_most, total_most, model_price: 0, outer: None }
     }
 
     /// What a stage costs besides its time.
@@ -123,7 +126,9 @@ fn refine(
     let mut best = least;
     let time = problem.time(&best);
     if objective == Objective::Latency {
-        let pass = Pass { total_most: time + time / BALANCE, ..Pass::free(Goal::Time) };
+        let total_most = time + time / BALANCE;
+        let pass =
+            Pass { total_most, outer: outer_driver(problem, &best), ..Pass::free(Goal::Time) };
         best = balance(problem, &pass, best);
         while best.len() > 1 {
             let slowest = problem.slowest(&best);
@@ -134,7 +139,9 @@ fn refine(
             best = balance(problem, &pass, better);
         }
     }
+    let outer = if objective == Objective::Latency { outer_driver(problem, &best) } else { None };
     let mut pass = Pass {
+        outer,
         stage_most: tie(problem.slowest(&best)),
         model_price: time / TIE,
         ..Pass::free(Goal::Priced)
@@ -144,6 +151,12 @@ fn refine(
     let prices = best.iter().map(|&cut| pass.price(problem, cut)).sum::<u64>();
     pass.total_most = problem.time(&best).saturating_add(prices);
     search(&pass).unwrap_or(best)
+}
+
+/// The driver, if it has the first or the last of several stages.
+fn outer_driver(problem: &Problem, cuts: &[Cut]) -> Option<usize> {
+    let ends = [cuts.first()?.node, cuts.last()?.node];
+    problem.driver.filter(|driver| cuts.len() > 1 && ends.contains(driver))
 }
 
 /// Lowers the slowest stage as far as the cut alone can, within the pass's bound on the time.

@@ -137,6 +137,10 @@ impl<'a> Table<'a> {
 
     /// Puts every further node before the placements of `set` that begin at `first`.
     fn grow(&mut self, set: usize, first: usize, n_missing: usize) {
+        if self.pass.outer == Some(self.nodes[first]) && set.count_ones() > 1 {
+            // Another stage before it would put it between two.
+            return;
+        }
         let from = self.at(set, first);
         let ends: Vec<(usize, u64)> = (1..self.problem.n_layer)
             .map(|end| (end, self.best[from + end]))
@@ -186,7 +190,11 @@ impl<'a> Table<'a> {
     fn collect(&self, n_most: usize) -> Subsets {
         let mut ends: Vec<Option<(u64, usize, usize)>> = vec![None; n_most];
         let mut with_node = vec![vec![NEVER; n_most]; self.problem.n];
+        let outer = self.pass.outer.and_then(|v| self.nodes.iter().position(|&node| node == v));
         for set in 1..1usize << self.nodes.len() {
+            if outer.is_some_and(|outer| set >> outer & 1 == 0) {
+                continue;
+            }
             let k = set.count_ones() as usize - 1;
             for first in (0..self.nodes.len()).filter(|i| k < n_most && set >> i & 1 == 1) {
                 let whole = self.best[self.at(set, first)];
