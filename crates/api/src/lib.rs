@@ -43,6 +43,7 @@
 //! - `metrics`, `traces`: what the node measures of itself
 //! - `models`, `cluster`, `page`: the other routes
 //! - `guard`: which requests are let in at all
+//! - `connections`: how many clients may be connected at once
 //! - `body`, `error`: JSON in, errors out
 //! - `backend`, `board`: what a node must offer; tests put a script in its place
 //! - `qr`: texts for cameras
@@ -53,6 +54,7 @@ mod body;
 mod chat;
 mod chats;
 mod cluster;
+mod connections;
 mod error;
 mod events;
 mod guard;
@@ -88,7 +90,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use crate::{backend::Backend, chat::Answers, error::ApiError, guard::Guard};
+use crate::{backend::Backend, chat::Answers, connections::Bounded, error::ApiError, guard::Guard};
 
 /// Largest body of a request. A context of 128 Ki tokens is about half a megabyte of text.
 const BODY_BYTES_MAX: usize = 4 << 20;
@@ -108,7 +110,8 @@ pub fn router(node: Node, access: &Access) -> Router {
     routes(node, access)
 }
 
-/// Serves HTTP on `listener` until `cancel`, and then for at most two seconds more.
+/// Serves HTTP on `listener` until `cancel`, and then for at most two seconds more. At most 256 clients are connected at once:
+/// whoever comes then is let in, and the one that has been silent the longest goes, first of all one that never asked anything.
 ///
 /// # Errors
 /// If the listener fails.
@@ -117,9 +120,9 @@ pub async fn serve(
     router: Router,
     cancel: CancellationToken,
 ) -> io::Result<()> {
-    let listener = listener.tap_io(|connection| {
+    let listener = Bounded::new(listener).tap_io(|connection| {
         // Pieces of an answer are small, and each should leave at once.
-        if let Err(error) = connection.set_nodelay(true) {
+        if let Err(error) = connection.set_nodelay() {
             debug!(%error, "no TCP_NODELAY");
         }
     });

@@ -1,6 +1,6 @@
 //! Real connections: clients that go away, and a server that ends.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::VecDeque, net::SocketAddr, time::Duration};
 
 use serde_json::json;
 use tokio::{
@@ -120,4 +120,44 @@ async fn a_server_that_is_told_to_end_waits_for_nobody_for_ever() {
     let address = server.address;
     server.stop().await;
     assert!(TcpStream::connect(address).await.is_err(), "nobody listens any more");
+}
+
+/// Waits until the server has ended a connection.
+async fn wait_for_end(connection: &mut TcpStream) {
+    let read = tokio::time::timeout(PATIENCE, connection.read(&mut [0; 1])).await;
+    assert!(matches!(read.expect("it is closed"), Ok(0) | Err(_)), "the server said something");
+}
+
+#[tokio::test]
+async fn ten_thousand_silent_connections_keep_nobody_out() {
+    // Far below what a process may open, and more than are kept.
+    const N_WATCHED: usize = 300;
+    let script = Script::hanging(|| Ok(vec![text("Hel")]));
+    let server = Server::start(&script).await;
+    let mut stream = server.ask(true).await;
+    read_until(&mut stream, "Hel").await;
+    let whole = server.ask(false).await;
+    script.wait_until_running(2).await;
+    let health = format!("GET /health HTTP/1.1\r\nhost: {}\r\n\r\n", server.address);
+    let mut crowd = VecDeque::new();
+    for i in 0..10_000 {
+        let mut stranger = TcpStream::connect(server.address).await.expect("it listens");
+        if i % 3 == 0 {
+            stranger.write_all(b"GET / HTTP/1.1\r\n").await.expect("it reads");
+        }
+        crowd.push_back(stranger);
+        if crowd.len() > N_WATCHED {
+            wait_for_end(&mut crowd.pop_front().expect("not empty")).await;
+        }
+        if i % 500 == 499 {
+            let mut client = TcpStream::connect(server.address).await.expect("it listens");
+            client.write_all(health.as_bytes()).await.expect("it reads");
+            read_until(&mut client, "\"status\":\"ok\"").await;
+        }
+    }
+    // Two answers are under way all the while.
+    script.wait_until_running(2).await;
+    drop((stream, whole));
+    script.wait_until_running(0).await;
+    server.stop().await;
 }
