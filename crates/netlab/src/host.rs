@@ -234,6 +234,12 @@ impl Process {
     pub fn child(&mut self) -> &mut Child {
         &mut self.0
     }
+
+    /// Its number.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
 }
 
 impl Drop for Process {

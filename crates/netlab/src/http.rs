@@ -27,6 +27,15 @@ impl Host {
         let answer = self.run(|| agent().post(url).send_json(body).map(read));
         answer.map_err(|source| failed("POST", url, source))
     }
+
+    /// Sends a DELETE from inside the host; returns the status and the JSON, null where there is none.
+    ///
+    /// # Errors
+    /// Returns an error if nobody answers.
+    pub fn delete(&self, url: &str) -> Result<(u16, Value)> {
+        let answer = self.run(|| agent().delete(url).call().map(read));
+        answer.map_err(|source| failed("DELETE", url, source))
+    }
 }
 
 fn agent() -> ureq::Agent {

@@ -10,6 +10,8 @@
 //! A [`Segment`] is an Ethernet switch in user space, a thread that carries frames between the hosts' TAP devices and may
 //! delay, lose and filter them: the kernel's own emulator needs a module that many machines lack.
 //!
+//! A [`Throttle`] gives processes a share of a core, so that hosts differ in speed.
+//!
 //! None of it touches the machine's real interfaces: a test runs itself again inside namespaces of its own, see [`isolated`].
 //!
 //! Invariants: a frame waits for its delay and no lock or sleep besides; what a segment holds is bounded; everything ends with
@@ -23,6 +25,7 @@ mod http;
 mod sandbox;
 mod segment;
 mod switch;
+mod throttle;
 
 pub use self::{
     error::{Error, Result},
@@ -30,4 +33,5 @@ pub use self::{
     sandbox::{isolated, isolated_program},
     segment::Segment,
     switch::Counters,
+    throttle::Throttle,
 };

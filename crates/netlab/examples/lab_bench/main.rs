@@ -3,10 +3,16 @@
 //! ```sh
 //! lab_bench --shoal target/release/shoal --model llama-1b.gguf --nodes 2 --delays-us 0,3350
 //! lab_bench --rpc BIN_DIR --model llama-1b.gguf --nodes 2 --delays-us 0,3350
+//! lab_bench --shoal target/release/shoal --model tinyllama.gguf --cpu-shares 80,40,20
 //! ```
 //!
 //! Each process computes with one thread on one core (`--cores 0,1`, in turn). Every run measures once with each of the
 //! delays, so that what the network adds is a difference of neighbours in time. Prints a JSON object per measurement.
+//!
+//! With `--cpu-shares` each node gets so many hundredths of a core, and what was predicted is put beside what was measured, see
+//! `shares`. On a machine that others use too, `chrt -f 6 lab_bench .. --priority 5` has the lab and its nodes go before them.
+
+mod shares;
 
 use std::{
     collections::HashMap,
@@ -19,7 +25,7 @@ use std::{
 };
 
 use serde_json::{Value, json};
-use shoal_netlab::{Host, Process, Segment, isolated_program};
+use shoal_netlab::{Host, Process, Segment, Throttle, isolated_program};
 
 /// Everything that can fail is a reason to stop.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -49,6 +55,7 @@ fn run() -> Result<()> {
     let options = Options::read()?;
     match &options.rpc {
         Some(programs) => measure_rpc(&options, programs),
+        None if !options.cpu_shares.is_empty() => shares::measure(&options),
         None => measure_shoal(&options),
     }
 }
@@ -64,6 +71,10 @@ struct Options {
     n_runs: usize,
     n_requests: usize,
     cores: Vec<String>,
+    /// Hundredths of a core for each node; empty if nothing limits them.
+    cpu_shares: Vec<u32>,
+    /// Real-time priority of the nodes, below the lab's own; empty for the usual scheduling.
+    priority: String,
 }
 
 impl Options {
@@ -76,17 +87,27 @@ impl Options {
         }
         let mut take =
             |name: &str, default: &str| given.remove(name).unwrap_or_else(|| default.to_owned());
+        let shares = take("--cpu-shares", "");
+        let cpu_shares: Vec<u32> = shares
+            .split(',')
+            .filter(|it| !it.is_empty())
+            .map(str::parse)
+            .collect::<std::result::Result<_, _>>()?;
+        let n_nodes =
+            if cpu_shares.is_empty() { "2".to_owned() } else { cpu_shares.len().to_string() };
         let options = Self {
             shoal: take("--shoal", "target/release/shoal").into(),
             rpc: Some(take("--rpc", "")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             model: take("--model", "demo"),
-            n_nodes: take("--nodes", "2").parse()?,
+            n_nodes: take("--nodes", &n_nodes).parse()?,
             delays: durations(&take("--delays-us", "0,3350"))?,
             n_prompt: take("--prompt", "512").parse()?,
             n_tokens: take("--tokens", "32").parse()?,
             n_runs: take("--runs", "3").parse()?,
             n_requests: take("--requests", "1").parse()?,
             cores: take("--cores", "0,1").split(',').map(str::to_owned).collect(),
+            cpu_shares,
+            priority: take("--priority", ""),
         };
         match given.into_keys().next() {
             Some(unknown) => Err(format!("{unknown} is no option").into()),
@@ -97,8 +118,27 @@ impl Options {
     /// A command on the core of the node with this index.
     fn pinned(&self, i: usize, program: &std::path::Path) -> Command {
         let mut command = Command::new("taskset");
-        command.args(["-c", &self.cores[i % self.cores.len()]]).arg(program);
+        command.args(["-c", &self.cores[self.core(i)]]);
+        if !self.priority.is_empty() {
+            command.args(["chrt", "-f", &self.priority]);
+        }
+        command.arg(program);
         command
+    }
+
+    /// The core of a node: in turn, or the one that the greater shares leave most of.
+    fn core(&self, i: usize) -> usize {
+        let mut largest_first: Vec<usize> = (0..self.cpu_shares.len()).collect();
+        largest_first.sort_by_key(|&node| std::cmp::Reverse(self.cpu_shares[node]));
+        let mut taken = vec![0; self.cores.len()];
+        for node in largest_first {
+            let core = (0..taken.len()).min_by_key(|&core| taken[core]).unwrap_or(0);
+            taken[core] += self.cpu_shares[node];
+            if node == i {
+                return core;
+            }
+        }
+        i % self.cores.len()
     }
 }
 
@@ -122,6 +162,7 @@ struct Node<'a> {
     host: &'a Host,
     url: String,
     _process: Process,
+    _throttle: Option<Throttle>,
 }
 
 impl<'a> Node<'a> {
@@ -144,16 +185,31 @@ impl<'a> Node<'a> {
             command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
             command
         })?;
+        // From its first moment on, so that it measures itself as it will compute. A share of 100 is all that there is.
+        let share = options.cpu_shares.get(i).filter(|&&percent| percent < 100);
+        let throttle =
+            share.map(|&percent| Throttle::start(process.id(), f64::from(percent) / 100.0));
+        let throttle = throttle.transpose()?;
         let stdout = process.child().stdout.take().expect("piped above");
         let mut lines = BufReader::new(stdout).lines();
         let line = lines.next().ok_or("a node ended before it was ready")??;
         let url = line.strip_prefix("Shoal is ready: ").ok_or("no ready line")?.to_owned();
-        Ok(Self { host, url, _process: process })
+        Ok(Self { host, url, _process: process, _throttle: throttle })
     }
 
     fn post(&self, path: &str, body: &Value) -> Result<Value> {
         let (status, answer) = self.host.post(&format!("{}{path}", self.url), body)?;
         if status == 200 { Ok(answer) } else { Err(format!("{path}: {status} {answer}").into()) }
+    }
+
+    fn get(&self, path: &str) -> Result<Value> {
+        let (status, answer) = self.host.get(&format!("{}{path}", self.url))?;
+        if status == 200 { Ok(answer) } else { Err(format!("{path}: {status} {answer}").into()) }
+    }
+
+    fn delete(&self, path: &str) -> Result<()> {
+        let (status, answer) = self.host.delete(&format!("{}{path}", self.url))?;
+        if status == 200 { Ok(()) } else { Err(format!("{path}: {status} {answer}").into()) }
     }
 
     /// Seconds, prompt tokens and generated tokens of one request.
@@ -187,14 +243,20 @@ fn since_epoch() -> u128 {
     now.map_or(0, |since| since.as_nanos())
 }
 
-fn measure_shoal(options: &Options) -> Result<()> {
-    let (segment, hosts) = network(options.n_nodes)?;
+/// A node on each host, of one cluster.
+fn start_all<'a>(options: &Options, hosts: &'a [Host]) -> Result<Vec<Node<'a>>> {
     let mut nodes = vec![Node::start(options, 0, &hosts[0], None)?];
     for (i, host) in hosts.iter().enumerate().skip(1) {
         let ticket = nodes[0].post("/invite", &json!({}))?["ticket"].clone();
         nodes.push(Node::start(options, i, host, ticket.as_str())?);
     }
-    wait_for_alive(&nodes[0], options.n_nodes)?;
+    wait_for_alive(&nodes[0], hosts.len())?;
+    Ok(nodes)
+}
+
+fn measure_shoal(options: &Options) -> Result<()> {
+    let (segment, hosts) = network(options.n_nodes)?;
+    let nodes = start_all(options, &hosts)?;
     let model = if options.model == "demo" { "demo" } else { "model" };
     let placing = json!({"model": model, "nodes": options.n_nodes});
     let placed = nodes[0].post("/place_instance", &placing)?;
@@ -211,14 +273,18 @@ fn measure_shoal(options: &Options) -> Result<()> {
 
 fn wait_for_alive(node: &Node<'_>, n_nodes: usize) -> Result<()> {
     loop {
-        let (_, state) = node.host.get(&format!("{}/state", node.url))?;
+        let state = node.get("/state")?;
         let nodes = state["nodes"].as_array().ok_or("no list of nodes")?;
         if nodes.iter().filter(|node| node["liveness"] == "alive").count() == n_nodes {
             return Ok(());
         }
-        let (_sender, nothing) = mpsc::channel::<()>();
-        let _ = nothing.recv_timeout(Duration::from_millis(50));
+        pause(Duration::from_millis(50));
     }
+}
+
+fn pause(time: Duration) {
+    let (_sender, nothing) = mpsc::channel::<()>();
+    let _ = nothing.recv_timeout(time);
 }
 
 fn measure(
