@@ -34,7 +34,7 @@ mod step;
 mod weights;
 
 pub use arch::architectures;
-pub use calibrate::{Rates, calibrate};
+pub use calibrate::{Rates, TRIAL_BYTES_MIN, calibrate};
 pub use error::Error;
 pub use evaluate::evaluate;
 pub use hparams::{Hparams, RopeHparams};

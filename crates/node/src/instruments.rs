@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use shoal_proto::control::Vitals;
 
 use crate::{
-    history::History, journal::Journal, node::Inner, profile::Profiler, stats::Stats,
+    history::History, journal::Journal, node::Inner, profile::Profiler, rtts::Rtts, stats::Stats,
     trace::Traces, vitals::Sampler,
 };
 
@@ -17,6 +17,8 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(1);
 pub(crate) struct Instruments {
     /// How fast it computes.
     pub(crate) profiler: Arc<Profiler>,
+    /// How far its peers are.
+    pub(crate) rtts: Arc<Rtts>,
     /// How fast instances answer.
     pub(crate) stats: Arc<Stats>,
     /// Where the time of requests went.

@@ -42,6 +42,7 @@ mod remembered;
 mod requests;
 mod resume;
 mod router;
+mod rtts;
 mod runner;
 mod sequences;
 mod settings;

@@ -28,10 +28,13 @@ const DOCTOR_LOOKS: Duration = Duration::from_secs(5);
 const FIRST_LOOK: Duration = Duration::from_secs(10);
 /// How often this node's links are published, if they have changed much.
 const LINKS_INTERVAL: Duration = Duration::from_secs(10);
+/// How often its speed is, likewise, and its links are looked at: soon enough that what one answer has shown counts for the next
+/// plan.
+const SPEED_INTERVAL: Duration = Duration::from_secs(1);
 /// A round-trip time that has changed by less than this factor is not news.
 const RTT_NEWS: f64 = 1.25;
 /// The same of a speed.
-const SPEED_NEWS: f64 = 1.1;
+const SPEED_NEWS: f64 = 1.05;
 /// How long a measured bandwidth is good.
 const BANDWIDTH_AGE: Duration = Duration::from_secs(600);
 /// Longest wait for a link to be measured.
@@ -144,11 +147,16 @@ pub(crate) async fn pass_on_rolls(inner: Arc<Inner>, membership: Membership) {
 
 /// Publishes this node's links now and then.
 pub(crate) async fn publish_links(inner: Arc<Inner>) {
-    let mut ticks = time::interval(LINKS_INTERVAL);
+    let mut ticks = time::interval(SPEED_INTERVAL);
+    let mut published: Option<Instant> = None;
     loop {
         ticks.tick().await;
-        update_links(&inner, &[]);
+        look_at_links(&inner);
         publish_profile(&inner);
+        if published.is_none_or(|at| at.elapsed() >= LINKS_INTERVAL) {
+            published = Some(Instant::now());
+            update_links(&inner, &[]);
+        }
     }
 }
 
@@ -168,7 +176,7 @@ fn publish_profile(inner: &Inner) {
 fn update_links(inner: &Inner, bandwidths: &[(NodeId, u64)]) {
     let known = inner.peers().record().links;
     let link = |node: NodeId| {
-        let rtt = inner.peers().rtt(node)?;
+        let rtt = inner.instruments.rtts.best(node, inner.peers().rtt(node)?);
         let old = known.iter().find(|link| link.node == node);
         let rtt_us = u32::try_from(rtt.as_micros()).unwrap_or(u32::MAX);
         let is_news = old.is_none_or(|old| {
@@ -185,6 +193,13 @@ fn update_links(inner: &Inner, bandwidths: &[(NodeId, u64)]) {
     };
     let links = inner.peers().alive().into_iter().filter_map(|record| link(record.id)).collect();
     inner.peers().set_links(links);
+}
+
+/// Takes in what the round trip to each peer takes now.
+fn look_at_links(inner: &Inner) {
+    let alive = inner.peers().alive().into_iter();
+    let now: Vec<_> = alive.filter_map(|it| Some((it.id, inner.peers().rtt(it.id)?))).collect();
+    inner.instruments.rtts.look(&now);
 }
 
 impl Node {

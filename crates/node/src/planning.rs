@@ -29,6 +29,9 @@ const STEP_DEFAULT: f64 = 100e-6;
 /// What a link is taken for before it was measured: an ordinary WiFi. Seconds, bytes per second.
 const RTT_DEFAULT: f64 = 5e-3;
 const BANDWIDTH_DEFAULT: f64 = 12.5e6;
+/// No link is taken for faster, in seconds there and back. However fast it is, a frame passes from a stage's process to its node,
+/// to the other node and to that one's process, which was measured as 0.22 ms each way; and differences below this are chance.
+const RTT_MIN: f64 = 0.5e-3;
 /// Scratch memory of any stage, in bytes: activations of a batch, and logits.
 const BUFFER_BYTES: u64 = 32 << 20;
 
@@ -295,7 +298,7 @@ fn links(records: &[&NodeRecord]) -> Links {
             0 => BANDWIDTH_DEFAULT,
             measured => measured as f64,
         };
-        Some(Link { rtt_s: f64::from(link.rtt_us) * 1e-6, bytes_per_s })
+        Some(Link { rtt_s: (f64::from(link.rtt_us) * 1e-6).max(RTT_MIN), bytes_per_s })
     };
     let pair = |a: &NodeRecord, b: &NodeRecord| measured(a, b.id).or_else(|| measured(b, a.id));
     let others = |of: &NodeRecord, but: NodeId| {
@@ -342,18 +345,26 @@ mod tests {
 
     #[test]
     fn a_link_that_nobody_measured_is_as_slow_as_those_that_meet_it() {
-        let records = [record(1, &[(2, 300), (3, 500)]), record(2, &[]), record(3, &[])];
+        let records = [record(1, &[(2, 700), (3, 900)]), record(2, &[]), record(3, &[])];
         let links = links(&records.each_ref());
         let rtt_us = |a: u8, b: u8| {
             let link = links.get(NodeId([a; 32]), NodeId([b; 32]));
             ((link.rtt_s * 1e6).round(), link.bytes_per_s)
         };
-        assert_eq!(rtt_us(1, 2), (300.0, 2e6));
-        assert_eq!(rtt_us(2, 3), (500.0, 2e6));
+        assert_eq!(rtt_us(1, 2), (700.0, 2e6));
+        assert_eq!(rtt_us(2, 3), (900.0, 2e6));
         let strangers = [record(1, &[]), record(2, &[])];
         let links = super::links(&strangers.each_ref());
         let link = links.get(NodeId([1; 32]), NodeId([2; 32]));
         assert_eq!((link.rtt_s, link.bytes_per_s), (RTT_DEFAULT, BANDWIDTH_DEFAULT));
+    }
+
+    #[test]
+    fn chance_makes_no_link_faster_than_another() {
+        let records = [record(1, &[(2, 60), (3, 180)]), record(2, &[(3, 410)]), record(3, &[])];
+        let links = links(&records.each_ref());
+        let rtt_s = |a: u8, b: u8| links.get(NodeId([a; 32]), NodeId([b; 32])).rtt_s;
+        assert_eq!([rtt_s(1, 2), rtt_s(1, 3), rtt_s(2, 3)], [RTT_MIN; 3]);
     }
 
     #[test]

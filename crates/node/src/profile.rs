@@ -12,11 +12,16 @@ use tracing::{debug, info};
 
 /// Time of one round of the trial.
 const TRIAL: Duration = Duration::from_millis(250);
-/// Rounds of the trial, and the pause between them: the best counts. On machines that share their memory one round of two
-/// nodes of equal speed has differed by up to 1.7 times.
+/// Rounds of the trial, and the pause between them: the best counts, since neighbours come and go. On machines that share their
+/// memory one round of two nodes of equal speed has differed by up to 1.7 times.
 const N_ROUNDS: usize = 3;
 const ROUND_PAUSE: Duration = Duration::from_millis(500);
-/// Weight of a new observation: some dozens of steps outweigh what was before.
+/// Most weights that the trial reads, and the share of the free memory that it may take for them. The more it reads the less of
+/// it stays in a cache that a model finds full of others' data.
+const TRIAL_BYTES_MAX: u64 = 128 << 20;
+const TRIAL_MEMORY_SHARE: u64 = 16;
+/// Least weight of a new observation: some dozens of steps outweigh what was before. The first ones weigh more, so that each has
+/// the same part in their mean: they are the first that a node knows of its speed in earnest.
 const NEW_SHARE: f64 = 0.05;
 /// Bounds of what observations may make of the trial's result: beyond them something else than speed is being measured.
 const CORRECTION_MIN: f64 = 0.1;
@@ -33,15 +38,15 @@ pub(crate) struct Profiler {
 #[derive(Debug)]
 struct Known {
     rates: Option<Rates>,
-    decode: f64,
-    prefill: f64,
+    decode: Correction,
+    prefill: Correction,
     /// Batches that were computed since the start.
     n_batches: u64,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { rates: None, decode: 1.0, prefill: 1.0, n_batches: 0 }
+        Self { rates: None, decode: Correction::NONE, prefill: Correction::NONE, n_batches: 0 }
     }
 }
 
@@ -57,7 +62,7 @@ impl Known {
 }
 
 impl Profiler {
-    /// Runs the trial on a thread of low priority, so that it delays nothing. A round during which a stage has computed says
+    /// Runs the trial on a thread of a runner's priority: it delays nothing, and gets what a runner would get. A round during which a stage has computed says
     /// little and only counts if it is the first; `done` is called after each round.
     pub(crate) fn start(
         self: &Arc<Self>,
@@ -68,7 +73,7 @@ impl Profiler {
         let profiler = Arc::clone(self);
         let started = std::thread::Builder::new().name("calibrate".into()).spawn(move || {
             // Threads inherit it, and it ends with them. Where it is refused, the trial is short all the same.
-            let _ = rustix::process::nice(10);
+            let _ = rustix::process::nice(crate::runner::NICENESS);
             let compute = match crate::compute(n_threads, isa.as_deref()) {
                 Ok(compute) => compute,
                 Err(error) => return debug!(%error, "no trial"),
@@ -78,7 +83,7 @@ impl Profiler {
                     std::thread::park_timeout(ROUND_PAUSE);
                 }
                 let n_before = profiler.known().n_batches;
-                let rates = shoal_engine::calibrate(&compute, TRIAL);
+                let rates = shoal_engine::calibrate(&compute, trial_bytes(), TRIAL);
                 profiler.known().take_round(rates, n_before);
                 done();
             }
@@ -100,10 +105,10 @@ impl Profiler {
         }
         if n_rows == 1 && weight_bytes > 0 {
             let ratio = weight_bytes as f64 / work_s / rates.decode_bytes_per_s;
-            known.decode = corrected(known.decode, ratio);
+            known.decode.take(ratio);
         } else if n_rows >= PREFILL_ROWS_MIN && n_macs > 0 {
             let ratio = n_macs as f64 * n_rows as f64 / work_s / rates.prefill_macs_per_s;
-            known.prefill = corrected(known.prefill, ratio);
+            known.prefill.take(ratio);
         }
     }
 
@@ -113,8 +118,8 @@ impl Profiler {
         let rates = known.rates?;
         // A conversion from f64 saturates; the rates are positive.
         Some(Profile {
-            decode_bytes_per_s: (rates.decode_bytes_per_s * known.decode) as u64,
-            prefill_macs_per_s: (rates.prefill_macs_per_s * known.prefill) as u64,
+            decode_bytes_per_s: (rates.decode_bytes_per_s * known.decode.factor) as u64,
+            prefill_macs_per_s: (rates.prefill_macs_per_s * known.prefill.factor) as u64,
             step_us: (rates.step_s * 1e6).round() as u32,
         })
     }
@@ -124,10 +129,28 @@ impl Profiler {
     }
 }
 
-/// Moves a correction towards an observed ratio, inside its bounds.
-fn corrected(correction: f64, ratio: f64) -> f64 {
-    let ratio = ratio.clamp(CORRECTION_MIN, CORRECTION_MAX);
-    correction + NEW_SHARE * (ratio - correction)
+/// How much weight memory a trial reads here.
+fn trial_bytes() -> usize {
+    let free = crate::memory::available_bytes().unwrap_or(0) / TRIAL_MEMORY_SHARE;
+    usize::try_from(free.min(TRIAL_BYTES_MAX)).unwrap_or(0).max(shoal_engine::TRIAL_BYTES_MIN)
+}
+
+/// What observations make of a rate of the trial.
+#[derive(Debug, Clone, Copy)]
+struct Correction {
+    factor: f64,
+    n_observed: u32,
+}
+
+impl Correction {
+    const NONE: Self = Self { factor: 1.0, n_observed: 0 };
+
+    /// Moves towards an observed ratio, inside the bounds.
+    fn take(&mut self, ratio: f64) {
+        self.n_observed = self.n_observed.saturating_add(1);
+        let share = NEW_SHARE.max(1.0 / f64::from(self.n_observed));
+        self.factor += share * (ratio.clamp(CORRECTION_MIN, CORRECTION_MAX) - self.factor);
+    }
 }
 
 #[cfg(test)]
@@ -190,6 +213,21 @@ mod tests {
         let profile = profiler.profile().expect("calibrated");
         check_near(profile.prefill_macs_per_s, 2e10);
         check_near(profile.decode_bytes_per_s, 1e9);
+    }
+
+    #[test]
+    fn the_first_observations_count_alike() {
+        let profiler = profiler();
+        // Half the speed of the trial in each, but for the very first step, which waits for the disk.
+        profiler.observe(100_000_000, 1, 1, Duration::from_secs(10));
+        (0..19).for_each(|_| profiler.observe(100_000_000, 1, 1, Duration::from_millis(201)));
+        let profile = profiler.profile().expect("calibrated");
+        check_near(profile.decode_bytes_per_s, (0.1 + 19.0 * 0.5) / 20.0 * 1e9);
+        // Later ones do not outweigh what was seen before at once.
+        profiler.observe(100_000_000, 1, 1, Duration::from_millis(101));
+        let known = profile.decode_bytes_per_s as f64;
+        let profile = profiler.profile().expect("calibrated");
+        check_near(profile.decode_bytes_per_s, known + 0.05 * (1e9 - known));
     }
 
     #[test]

@@ -47,6 +47,9 @@ use crate::Error;
 /// Frames that may wait for a runner. Each sequence has at most [`crate::driver::STEPS_IN_FLIGHT_MAX`] steps under way, so this
 /// is never full in a well-behaved cluster; a full inbox makes the sender wait.
 const INBOX_MAX: usize = 1024;
+/// How much lower than the node's a runner's priority is: with a weight of a third it takes what is left over, and a busy device
+/// still computes.
+pub(crate) const NICENESS: i32 = 5;
 /// Most rows of one batch: enough to fill the prefill kernels, few enough that a decoding neighbour is not held up for long.
 const BATCH_ROWS_MAX: usize = 256;
 /// Most sequences of one shard; each reserves (lazily paged) KV cache for the whole context.

@@ -26,16 +26,13 @@ use tracing::{debug, warn};
 use crate::{
     Error,
     runner::{
-        Arrived, Host, INBOX_MAX, Observed, Outgoing, Runner,
+        Arrived, Host, INBOX_MAX, NICENESS, Observed, Outgoing, Runner,
         wire::{Beat, FromRunner, HEAD_BYTES, Head, Start, ToRunner},
     },
 };
 
 /// How often the process shows that it lives.
 const BEAT_EVERY: Duration = Duration::from_millis(500);
-/// How much lower than the node's its priority is: with a weight of a third it takes what is left over, and a busy device still
-/// computes.
-const NICENESS: i32 = 5;
 /// How much rather than the node the kernel shall end it when memory runs out, of 1000.
 const OOM_SCORE: i32 = 200;
 
