@@ -1,6 +1,7 @@
 //! Endpoints against each other over loopback.
 
 mod admission;
+mod crowd;
 mod joining;
 mod members;
 mod relayed;
