@@ -33,7 +33,7 @@ export function duration(ms: number): string {
 
 /** `1.1 B`: parameters. */
 export function parameters(n: number): string {
-  if (n >= 1e9) return `${(n / 1e9).toFixed(n >= 9.95e9 ? 0 : 1)} B`;
+  if (n >= 999.5e6) return `${(n / 1e9).toFixed(n >= 9.95e9 ? 0 : 1)} B`;
   return n >= 1e6 ? `${Math.round(n / 1e6)} M` : `${Math.round(n / 1e3)} k`;
 }
 
