@@ -84,11 +84,12 @@ export const activity = {
   },
 
   charts: {
-    speed: "Speed",
+    speed: "Speed of answers",
+    reading: "Speed of reading",
     temperature: "Temperature",
     battery: "Battery",
     load: "Load",
-    units: { speed: "tokens/s", temperature: "°C", battery: "%", load: "%" },
+    units: { speed: "tokens/s", reading: "tokens/s", temperature: "°C", battery: "%", load: "%" },
     answer: "Answers",
     question: "Questions read",
     hour: "the past hour",
@@ -100,7 +101,7 @@ export const activity = {
     least: "Least",
     most: "Most",
     mean: "Mean",
-    nothing: { temperature: "No device tells its temperature.", battery: "No device runs on a battery.", load: "No device tells its load.", speed: "" },
+    nothing: { temperature: "No device tells its temperature.", battery: "No device runs on a battery.", load: "No device tells its load.", speed: "", reading: "" },
     young: { title: "Too early for charts", text: "The node has only just begun to take notes. They appear by themselves." },
     predicted: {
       title: "Predicted and measured",

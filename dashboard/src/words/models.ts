@@ -190,7 +190,7 @@ export const models = {
     candidates: "Ways to run it",
     best: "Best",
     layers: (text: string) => `layers ${text}`,
-    memory: (n: number, of: number | null) => (of === null ? bytes(n) : `${bytes(n)} of ${bytes(of)}`),
+    memory: (n: number, of: number | null) => (of === null ? bytes(n) : `${bytes(n)} of ${bytes(of)} free`),
     memoryOf: (name: string) => `Memory on ${name}`,
     tight: "nearly full",
     tokens: (n: number) => `${rate(n)} tokens/s`,

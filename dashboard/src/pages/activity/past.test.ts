@@ -50,7 +50,8 @@ test("has no line for a device that never said anything", () => {
   const speed = { answer: "Answers", question: "Questions" };
   expect(lines(history, "battery", speed)).toEqual([]);
   expect(lines(history, "temperature", speed).map((it) => it.device)).toEqual(["a"]);
-  expect(lines(history, "speed", speed).map((it) => it.name)).toEqual(["Answers", "Questions"]);
+  expect(lines(history, "speed", speed).map((it) => it.name)).toEqual(["Answers"]);
+  expect(lines(history, "reading", speed).map((it) => it.name)).toEqual(["Questions"]);
 });
 
 test("tells the latest, least, most and mean of what is known", () => {

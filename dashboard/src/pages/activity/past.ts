@@ -8,8 +8,8 @@ export interface Line {
   values: Samples;
 }
 
-export type Topic = "speed" | "temperature" | "battery" | "load";
-export const TOPICS: Topic[] = ["speed", "temperature", "battery", "load"];
+export type Topic = "speed" | "reading" | "temperature" | "battery" | "load";
+export const TOPICS: Topic[] = ["speed", "reading", "temperature", "battery", "load"];
 
 /** The times of all samples, in seconds since 1970. */
 export function times(history: History): number[] {
@@ -19,12 +19,9 @@ export function times(history: History): number[] {
 
 /** The lines of a topic; devices that never said anything about it have none. */
 export function lines(history: History, topic: Topic, speed: { answer: string; question: string }): Line[] {
-  if (topic === "speed") {
-    return [
-      { name: speed.answer, device: null, values: history.own.decode_per_s },
-      { name: speed.question, device: null, values: history.own.prefill_per_s },
-    ];
-  }
+  // Questions are read so much faster than answers are made that one scale would flatten these.
+  if (topic === "speed") return [{ name: speed.answer, device: null, values: history.own.decode_per_s }];
+  if (topic === "reading") return [{ name: speed.question, device: null, values: history.own.prefill_per_s }];
   const key = ({ temperature: "temperature_c", battery: "battery_percent", load: "load_percent" } as const)[topic];
   return history.nodes
     .map((node) => ({ name: node.name, device: node.id, values: node[key] }))

@@ -15,6 +15,8 @@ export class Library {
   disk: Disk | null = $state.raw(null);
   error: unknown = $state.raw(null);
   downloads: Download[] = $state.raw([]);
+  /** What each device's system has free, in bytes. */
+  free: Record<string, number | null> = $state.raw({});
   readonly plans = new Plans();
   #readAt = -Infinity;
   #timer: ReturnType<typeof setTimeout> | undefined;
