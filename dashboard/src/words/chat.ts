@@ -77,7 +77,6 @@ export const chat = {
 
   // The conversation
   conversation: "Conversation",
-  you: "You",
   youSaid: "You asked",
   answeredBy: "Answer by",
   sent: "Waiting for the first word…",
@@ -89,7 +88,6 @@ export const chat = {
   healed: (n: number, ms: number) => `Recovered${n === 1 ? "" : ` ${n} times`} in ${duration(ms)}`,
   healedWhy: "A device was lost while this was written. The others took over, and nothing is missing.",
   stopped: "Stopped",
-  stoppedText: "You stopped this answer here.",
   interrupted: "Broken off",
   interruptedText: "The device that wrote this answer ended. What stands here is not all of it.",
   failed: "This answer is not complete.",
@@ -148,7 +146,6 @@ export const chat = {
   // The box
   write: "Write a message",
   send: "Send",
-  stop: "Stop",
   stopKey: "Stop (Escape)",
   attach: "Add text files",
   hint: "Enter sends, Shift+Enter begins a new line",

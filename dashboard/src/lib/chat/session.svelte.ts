@@ -34,6 +34,8 @@ export class Session {
   readonly #store: ChatStore;
   #refresh: ReturnType<typeof setTimeout> | undefined;
   #nOpened = 0;
+  /** Answers whose stream the node does not keep: to ask again would get the same reply, so the chat alone tells of them. */
+  readonly #unkept = new Set<string>();
 
   constructor(store: ChatStore) {
     this.#store = store;
@@ -265,6 +267,7 @@ export class Session {
       void this.read();
       return;
     }
+    if (ending.kind === "gone") this.#unkept.add(id);
     const text = writing.whole;
     const isCancelled = ending.kind === "left" || (ending.kind === "failed" && ending.error.code === "cancelled");
     // Nothing that is not whole is called so: of an answer that the node has forgotten only the chat can tell.
@@ -327,7 +330,7 @@ export class Session {
   /** Attaches to an answer that is under way on this node. Those of other devices grow by the event `chats`. */
   #join(chat: string, message: Message): void {
     if (message.meta.state !== "running" || message.meta.completion === undefined) return;
-    if (this.writings[message.id]?.isOver === false) return;
+    if (this.writings[message.id]?.isOver === false || this.#unkept.has(message.id)) return;
     const self = live.self?.id;
     if (self !== undefined && message.meta.node !== undefined && message.meta.node !== self) return;
     void this.#write(chat, message, new Writing(false, message.text), null);
