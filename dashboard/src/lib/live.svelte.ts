@@ -16,6 +16,12 @@ const PAUSE_MAX_MS = 10_000;
 /** A stream that says nothing for so long is gone, whatever the browser believes: the node sends something every ten seconds. */
 const SILENCE_MAX_MS = 25_000;
 
+/**
+ * Subjects that are told of at once and then when they change: heard from the start, so that a page that is opened later knows what
+ * was said before it.
+ */
+const KEPT = ["state", "downloads", "vitals", "requests", "log"];
+
 type Listener = (data: never) => void;
 
 class Live {
@@ -102,7 +108,7 @@ class Live {
     this.#source?.close();
     const source = new EventSource("events");
     this.#source = source;
-    for (const name of this.#listeners.keys()) source.addEventListener(name, this.#hear);
+    for (const name of new Set([...KEPT, ...this.#listeners.keys()])) source.addEventListener(name, this.#hear);
     source.onopen = () => this.#heard();
     source.onerror = () => {
       // The browser's own attempts know no pause that grows and stop at the first error status.
