@@ -31,7 +31,6 @@ export const activity = {
     took: (ms: number) => duration(ms),
     healed: (n: number, ms: number) => `healed ${n === 1 ? "once" : `${n} times`} in ${duration(ms)}`,
     by: (who: string) => `asked by ${who}`,
-    stages: "Devices",
     stop: "Stop",
     stopOf: (model: string) => `Stop the answer of ${model}`,
     open: (model: string, time: string) => `Where the time went: ${model}, ${time}`,
@@ -112,7 +111,6 @@ export const activity = {
       difference: "Difference",
       none: "No model runs.",
       notYet: "not yet",
-      devices: "Devices",
     },
   },
 };

@@ -7,7 +7,6 @@ export const integrations = {
   address: "Address",
   addressHere: (origin: string) => `${origin} (this page's own)`,
   model: "Model",
-  token: "Token",
   tokenHint: "This node is open to the network and asks for its token. Set-ups with it are as secret as it is.",
   tokenUnknown: "This node asks for its token, which is shown only on the device itself. Put it in the place of YOUR_TOKEN.",
   tokenPlace: "YOUR_TOKEN",

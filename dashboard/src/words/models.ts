@@ -43,7 +43,6 @@ export const models = {
     size: (n: number) => bytes(n),
     context: (n: number) => `context up to ${n.toLocaleString("en-GB")}`,
     gated: "asks for an account at the hub",
-    noSize: "size not known",
   },
   speed: {
     asking: "Working out how fast…",
@@ -164,10 +163,8 @@ export const models = {
     quantHint: "How finely the weights are stored. Q4_K_M is a good middle; fewer bits are smaller and less exact.",
     auto: "Best choice",
     choose: "Get…",
-    title: (repo: string) => `Get ${repo}`,
     onlyDownload: "Download only",
     launch: "Start",
-    check: "See the plan…",
   },
 
   plan: {
@@ -191,7 +188,6 @@ export const models = {
     best: "Best",
     layers: (text: string) => `layers ${text}`,
     memory: (n: number, of: number | null) => (of === null ? bytes(n) : `${bytes(n)} of ${bytes(of)} free`),
-    memoryOf: (name: string) => `Memory on ${name}`,
     tight: "nearly full",
     tokens: (n: number) => `${rate(n)} tokens/s`,
     together: (n: number) => `${rate(n)} tokens/s together`,
@@ -212,7 +208,5 @@ export const models = {
     leftOut: "Who stays out",
     none: { title: "No way to run it like this", text: "Fewer restrictions, a shorter context or a further device may help." },
     launch: "Start",
-    launchThis: "Start like this",
-    chosen: "Chosen",
   },
 };
