@@ -52,6 +52,7 @@ mod stop;
 mod totals;
 mod trace;
 mod vitals;
+mod vouch;
 mod warm;
 
 use shoal_engine::{Compute, Isa};

@@ -48,6 +48,7 @@ use crate::{
     settings::SettingsCell,
     totals::Totals,
     trace::Trace,
+    vouch,
 };
 
 /// Positions of a sequence unless the user asks for another number: what a phone's memory bears with a 3B model.
@@ -306,6 +307,7 @@ impl Node {
                 node.drop_idle().await;
             }
         });
+        inner.spawn(vouch::keep(Arc::clone(inner)));
         let Some(Online { endpoint, membership }) = online else { return Ok(()) };
         let discovery = network::start_discovery(inner, run)?;
         inner.spawn(network::follow_addrs(Arc::clone(inner), endpoint, discovery.clone()));
@@ -529,7 +531,7 @@ impl Inner {
         &self.config
     }
 
-    pub(crate) fn router(&self) -> &Router {
+    pub(crate) fn router(&self) -> &Arc<Router> {
         &self.router
     }
 

@@ -280,7 +280,10 @@ impl Router {
         let found = {
             let mut tables = self.tables();
             tables.runners.get_mut(&instance).map(|placed| {
-                placed.last_used = Instant::now();
+                // To ask after a sequence is not to use it.
+                if matches!(frame.body, Body::Step(_)) {
+                    placed.last_used = Instant::now();
+                }
                 (placed.epoch, placed.is_fenced, placed.runner.clone())
             })
         };
@@ -339,6 +342,15 @@ impl Router {
         };
         for runner in runners {
             let _ = runner.send(Input::DropDriver(peer)).await;
+        }
+    }
+
+    /// Ends the sequences of this node's stages that nobody has used or asked after for `age`.
+    pub(crate) async fn expire(&self, age: Duration) {
+        let runners: Vec<RunnerHandle> =
+            self.tables().runners.values().map(|placed| placed.runner.clone()).collect();
+        for runner in runners {
+            let _ = runner.send(Input::Expire(age)).await;
         }
     }
 

@@ -77,6 +77,8 @@ pub(crate) enum Input {
     Frame(Frame),
     /// Forget every sequence that this node drove: it is gone.
     DropDriver(NodeId),
+    /// Forget every sequence that nobody has used or asked after for so long: its driver's goodbye was lost.
+    Expire(Duration),
     /// The same stage of a newer placement: what is held is kept.
     Move(Route),
 }
@@ -147,6 +149,8 @@ struct Held {
     hash: u64,
     /// The batch that it was last in.
     used_at: u64,
+    /// When its driver last used it or asked after it.
+    vouched_at: Instant,
 }
 
 type HeldKey = (NodeId, SequenceId);
@@ -252,6 +256,9 @@ impl<H: Host> Runner<H> {
                 }
                 Input::Frame(frame) => warn!(?frame, "a stage got a frame meant for a driver"),
                 Input::DropDriver(node) => self.sequences.retain(|(driver, _), _| *driver != node),
+                Input::Expire(age) => {
+                    self.sequences.retain(|_, held| held.vouched_at.elapsed() < age);
+                }
             }
         }
         batch
@@ -268,7 +275,10 @@ impl<H: Host> Runner<H> {
                 }
             }
             &Body::Probe { stage, n_tokens } => {
-                let tokens = self.sequences.get(&held).map_or(&[][..], |it| it.sequence.tokens());
+                let tokens = self.sequences.get_mut(&held).map_or(&[][..], |it| {
+                    it.vouched_at = Instant::now();
+                    it.sequence.tokens()
+                });
                 let tokens = &tokens[..tokens.len().min(n_tokens as usize)];
                 let n_tokens = u32::try_from(tokens.len()).expect("bounded by the context");
                 let body = Body::Have { stage, n_tokens, prefix_hash: prefix_hash(tokens) };
@@ -327,7 +337,7 @@ impl<H: Host> Runner<H> {
         };
         self.n_batches += 1;
         for (waiting, mut held) in ready {
-            held.used_at = self.n_batches;
+            (held.used_at, held.vouched_at) = (self.n_batches, Instant::now());
             self.sequences.insert(held_key(&waiting.key), held);
         }
         frames.into_iter().all(|(to, frame)| self.send(to, frame))
@@ -391,7 +401,8 @@ impl<H: Host> Runner<H> {
                 self.make_room();
                 let sequence = Sequence::new(&self.shard, self.n_ctx)
                     .map_err(|error| Box::new(Body::Failed { message: error.to_string() }))?;
-                Held { sequence, hash: EMPTY_PREFIX_HASH, used_at: self.n_batches }
+                let (used_at, vouched_at) = (self.n_batches, Instant::now());
+                Held { sequence, hash: EMPTY_PREFIX_HASH, used_at, vouched_at }
             }
         };
         let n_held = held.sequence.tokens().len();

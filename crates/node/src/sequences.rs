@@ -70,6 +70,15 @@ impl Sequences {
         (kept.len() > IDLE_MAX).then(|| kept.remove(0).sequence)
     }
 
+    /// The ended sequences that are kept.
+    pub(crate) fn kept(&self) -> Vec<(InstanceId, SequenceId)> {
+        let idle = lock(&self.idle);
+        let of = |(&id, kept): (&InstanceId, &Vec<Idle>)| {
+            kept.iter().map(move |idle| (id, idle.sequence)).collect::<Vec<_>>()
+        };
+        idle.iter().flat_map(of).collect()
+    }
+
     /// Forgets the sequences of an instance that is gone.
     pub(crate) fn forget(&self, instance: InstanceId) {
         lock(&self.idle).remove(&instance);

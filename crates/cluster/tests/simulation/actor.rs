@@ -13,7 +13,7 @@ use shoal_proto::{
 };
 
 use crate::{
-    data_plane::Link,
+    data_plane::{Link, VOUCH_EVERY},
     model::N_LAYER,
     requests::N_CTX,
     stage::{Input, Route, Runner},
@@ -69,6 +69,8 @@ pub(crate) struct Node {
     pub(crate) drivers: BTreeMap<(InstanceId, SequenceId), usize>,
     /// Ended sequences with what the stages hold of them, the oldest first.
     pub(crate) idle: BTreeMap<InstanceId, Vec<(SequenceId, Vec<TokenId>)>>,
+    /// When it last asked after them.
+    vouched_at: Ms,
     pub(crate) next_sequence: u64,
     pub(crate) links: BTreeMap<usize, Link>,
     /// Who lived when it last looked, and which of their lives that was.
@@ -122,6 +124,7 @@ impl Node {
             runners: BTreeMap::new(),
             drivers: BTreeMap::new(),
             idle: BTreeMap::new(),
+            vouched_at: 0,
             next_sequence: 0,
             links: BTreeMap::new(),
             known_lives: BTreeMap::new(),
@@ -220,6 +223,10 @@ impl World {
             self.carry_out(node, action);
         }
         self.mourn(node);
+        if self.now >= self.nodes[node].vouched_at + VOUCH_EVERY {
+            self.nodes[node].vouched_at = self.now;
+            self.vouch(node);
+        }
         if self.now >= self.nodes[node].looked_at + DISCOVERY
             && self.nodes[node].state.is_looking(now)
         {
@@ -392,7 +399,6 @@ impl World {
         });
         let ended: Vec<Runner> = ended.map(|(_, runner)| runner).collect();
         if !ended.is_empty() {
-            ended.into_iter().for_each(|runner| self.lose_inbox(runner));
             let it = &mut self.nodes[node];
             let known = &it.state;
             it.idle.retain(|&id, _| {
@@ -638,7 +644,6 @@ impl World {
         let runner = self.nodes[node].runners.remove(&instance).expect("just listed");
         let epoch = runner.epoch;
         self.crashed_runners.insert(runner.number);
-        self.lose_inbox(runner);
         self.nodes[node].disturbed_at = self.now;
         self.trace(|| format!("{node}: the runner of {instance} as {epoch} died"));
         self.nodes[node].died.insert((instance, epoch));

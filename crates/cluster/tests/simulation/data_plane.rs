@@ -6,12 +6,12 @@
 use std::collections::VecDeque;
 
 use shoal_cluster::Liveness;
-use shoal_proto::{InstanceId, frame::FrameKey};
+use shoal_proto::{InstanceId, control::Phase, frame::FrameKey};
 
 use crate::{
     actor::index,
     requests::How,
-    stage::{Body, Frame, Input, Outgoing, Runner},
+    stage::{Body, Frame, Input, Outgoing},
     world::{IDLE, Ms, What, World, node_id},
 };
 
@@ -21,6 +21,10 @@ const RESENT_AGE: Ms = 10_000;
 /// How long a link to a node that lives is tried to be mended.
 const GIVE_UP_AFTER: Ms = 30_000;
 const RETRY_PAUSE: Ms = 250;
+/// How often a node asks after the sequences that it keeps, and how long a stage keeps what nobody asks after. The real times
+/// are ten times as long.
+pub(crate) const VOUCH_EVERY: Ms = 12_000;
+const EXPIRE_AFTER: Ms = 60_000;
 
 /// The sending half of the way to another node.
 pub(crate) struct Link {
@@ -145,25 +149,7 @@ impl World {
 
     /// All but the first frames on a wire are lost.
     fn cut_wire(&mut self, wire: usize, n_arrive: usize) {
-        for (_, frame) in self.wires[wire].frames.split_off(n_arrive) {
-            self.lose(&frame);
-        }
-    }
-
-    /// Nobody is told that a goodbye is lost: what it was about stays until its driver's life is over, or it makes room.
-    fn lose(&mut self, frame: &Frame) {
-        if matches!(frame.body, Body::Close) {
-            self.orphans.insert((frame.key.driver, frame.key.sequence.without_use()));
-        }
-    }
-
-    /// A runner is gone with all that it had not looked at.
-    pub(crate) fn lose_inbox(&mut self, runner: Runner) {
-        for input in runner.inbox {
-            if let Input::Frame(frame) = input {
-                self.lose(&frame);
-            }
-        }
+        self.wires[wire].frames.truncate(n_arrive);
     }
 
     /// A link begins to dial after a pause.
@@ -294,8 +280,35 @@ impl World {
         }
     }
 
+    /// Asks each stage after the sequences that a node keeps, and ends what nobody asks after at its own stages.
+    pub(crate) fn vouch(&mut self, node: usize) {
+        let its = &self.nodes[node];
+        let kept = its.idle.iter().flat_map(|(&id, idle)| idle.iter().map(move |it| (id, it.0)));
+        for (id, sequence) in kept.collect::<Vec<_>>() {
+            let Some(record) = self.nodes[node].state.instance(id).cloned() else { continue };
+            let last_use = self.requests.iter().rposition(|it| {
+                let is_of = it.node == node && it.record.id == id;
+                is_of && it.sequence.without_use() == sequence.without_use()
+            });
+            let request = last_use.expect("it was used");
+            if record.phase != Phase::Ready {
+                continue;
+            }
+            let key =
+                FrameKey { instance: id, epoch: record.epoch, sequence, driver: node_id(node) };
+            for (stage, at) in record.placement.stages.iter().enumerate() {
+                let body = Body::Probe { stage, n_tokens: 0 };
+                self.send_frame(node, index(at.node), Frame { key, request, body });
+            }
+        }
+        let Some(since) = self.now.checked_sub(EXPIRE_AFTER) else { return };
+        let instances: Vec<InstanceId> = self.nodes[node].runners.keys().copied().collect();
+        for instance in instances {
+            self.hand_over(node, instance, Input::Expire(since));
+        }
+    }
+
     fn undeliverable(&mut self, node: usize, frame: &Frame) {
-        self.lose(frame);
         if matches!(frame.body, Body::Step(_) | Body::Probe { .. }) {
             let lost = Frame { body: Body::Lost, ..frame.clone() };
             self.send_frame(node, index(frame.key.driver), lost);
@@ -336,7 +349,7 @@ impl World {
         if runner.is_busy {
             return;
         }
-        let work = runner.work(&self.requests);
+        let work = runner.work(self.now, &self.requests);
         if work.n_rows > 0 {
             runner.is_busy = true;
             let number = runner.number;
@@ -377,13 +390,9 @@ impl World {
 
     /// The process of a node has ended, and its requests with it.
     pub(crate) fn end_data_plane(&mut self, node: usize) {
-        for link in std::mem::take(&mut self.nodes[node].links).into_values() {
-            link.unsent.iter().for_each(|frame| self.lose(frame));
-        }
-        for runner in std::mem::take(&mut self.nodes[node].runners).into_values() {
-            self.lose_inbox(runner);
-        }
         let it = &mut self.nodes[node];
+        it.links.clear();
+        it.runners.clear();
         it.idle.clear();
         let drivers = std::mem::take(&mut it.drivers);
         for request in drivers.into_values() {

@@ -8,7 +8,7 @@ use shoal_proto::{
     frame::{FrameKey, prefix_hash},
 };
 
-use crate::{actor::index, model, requests::Request};
+use crate::{actor::index, model, requests::Request, world::Ms};
 
 /// Most sequences of a stage: more than drivers ever have at once, so that only trouble evicts one that is in use.
 const SEQUENCES_MAX: usize = 64;
@@ -47,6 +47,8 @@ pub(crate) struct Step {
 pub(crate) enum Input {
     Frame(Frame),
     DropDriver(NodeId),
+    /// Forget what nobody has used or asked after since.
+    Expire(Ms),
     Move(Route),
 }
 
@@ -72,8 +74,8 @@ pub(crate) struct Held {
     /// What each of the stage's layers keeps of each position.
     rows: Vec<Vec<u64>>,
     used_at: u64,
-    /// Whether it was begun after its request had ended: a step came late, and nobody will ever close it.
-    pub(crate) is_late: bool,
+    /// When its driver last used it or asked after it.
+    vouched_at: Ms,
 }
 
 impl Held {
@@ -101,6 +103,7 @@ pub(crate) struct Runner {
     pub(crate) sequences: BTreeMap<HeldKey, Held>,
     route: Route,
     n_batches: u64,
+    now: Ms,
 }
 
 /// Frames and to whom they go.
@@ -129,6 +132,7 @@ impl Runner {
             sequences: BTreeMap::new(),
             route,
             n_batches: 0,
+            now: 0,
         })
     }
 
@@ -140,7 +144,8 @@ impl Runner {
     }
 
     /// Takes what can be computed together, as the real one does, and computes it.
-    pub(crate) fn work(&mut self, requests: &[Request]) -> Work {
+    pub(crate) fn work(&mut self, now: Ms, requests: &[Request]) -> Work {
+        self.now = now;
         let mut work = Work { at_once: Vec::new(), computed: Vec::new(), n_rows: 0 };
         while work.n_rows == 0 && !self.inbox.is_empty() {
             let batch = self.next_batch(&mut work.at_once);
@@ -190,6 +195,7 @@ impl Runner {
                     break;
                 }
                 Input::DropDriver(node) => self.sequences.retain(|(driver, _), _| *driver != node),
+                Input::Expire(since) => self.sequences.retain(|_, it| it.vouched_at > since),
             }
         }
         batch
@@ -203,7 +209,10 @@ impl Runner {
                 (self.route.next?, Body::Close)
             }
             Body::Probe { stage, n_tokens } => {
-                let tokens = self.sequences.get(&held).map_or(&[][..], |held| &held.tokens[..]);
+                let tokens = self.sequences.get_mut(&held).map_or(&[][..], |held| {
+                    held.vouched_at = self.now;
+                    &held.tokens[..]
+                });
                 let tokens = &tokens[..tokens.len().min(n_tokens as usize)];
                 let (n_tokens, prefix_hash) = (count(tokens.len()), prefix_hash(tokens));
                 (index(frame.key.driver), Body::Have { stage, n_tokens, prefix_hash })
@@ -238,8 +247,7 @@ impl Runner {
             outputs.push(passed);
         }
         held.tokens.extend(&step.tokens);
-        held.used_at = self.n_batches;
-        held.is_late |= from == 0 && request.ended.is_some();
+        (held.used_at, held.vouched_at) = (self.n_batches, self.now);
         self.check_rows(&held, request);
         let position = step.position + count(step.tokens.len());
         let result = match self.route.next.filter(|_| self.route.stage_idx < step.last_stage) {
@@ -278,7 +286,7 @@ impl Runner {
             None if step.position > 0 => return Err(()),
             None => {
                 self.make_room();
-                Held::default()
+                Held { vouched_at: self.now, ..Held::default() }
             }
         };
         let (n_held, position) = (held.tokens.len(), step.position as usize);

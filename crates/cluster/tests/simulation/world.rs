@@ -13,7 +13,7 @@ use std::{
 
 use shoal_cluster::{Event, State, Timing};
 use shoal_proto::{
-    Epoch, InstanceId, NodeId, SequenceId,
+    Epoch, InstanceId, NodeId,
     control::{InstanceRecord, NodeRecord},
 };
 
@@ -208,8 +208,6 @@ pub(crate) struct World {
     pub(crate) requests: Vec<Request>,
     /// Runners that died, by number.
     pub(crate) crashed_runners: BTreeSet<u64>,
-    /// Sequences whose goodbye was lost.
-    pub(crate) orphans: BTreeSet<(NodeId, SequenceId)>,
     /// Numbers given to runners and links.
     pub(crate) n_numbers: u64,
     pub(crate) ledger: Ledger,
@@ -265,7 +263,6 @@ impl World {
             wires: Vec::new(),
             requests: Vec::new(),
             crashed_runners: BTreeSet::new(),
-            orphans: BTreeSet::new(),
             n_numbers: 0,
             ledger: Ledger::default(),
             cut_until: vec![0; n * n],

@@ -265,6 +265,59 @@ async fn an_answer_survives_the_death_of_its_runner() {
     node.shutdown().await;
 }
 
+/// Tokens that a node's own stage holds of a sequence.
+async fn held(node: &Node, record: &InstanceRecord, sequence: SequenceId) -> u32 {
+    let router = node.inner().router();
+    let sequence = sequence.next_use();
+    let mut place = router.register(record.id, sequence);
+    let key = FrameKey { instance: record.id, epoch: record.epoch, sequence, driver: node.id() };
+    let body = Body::Probe { stage: 0, n_tokens: u32::MAX };
+    router.send(node.id(), Frame { key, body }).await;
+    let answer = tokio::time::timeout(PATIENCE, place.frames.recv()).await.expect("it answers");
+    match answer.map(|frame| frame.body) {
+        Some(Body::Have { n_tokens, .. }) => n_tokens,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stage_forgets_what_nobody_asks_after() {
+    for runner in [None, Some(fake("fake:plain"))] {
+        let node = node(runner).await;
+        let record = place(&node, "demo").await.expect("it is in the binary").record;
+        let expected = read(ask(&node, "The fish", 8).await).await.expect("it answers");
+        let (inner, router) = (node.inner(), node.inner().router());
+        let [(_, sequence)] = inner.sequences().kept()[..] else { panic!("one is kept") };
+        assert_ne!(held(&node, &record, sequence).await, 0);
+        router.expire(Duration::from_secs(3600)).await;
+        assert_ne!(held(&node, &record, sequence).await, 0, "somebody has just asked");
+        router.expire(Duration::ZERO).await;
+        assert_eq!(held(&node, &record, sequence).await, 0);
+        let again = read(ask(&node, "The fish", 8).await).await;
+        assert_eq!(again, Ok(expected), "it is computed anew");
+        node.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_driver_asks_after_what_it_keeps() {
+    let node = node(None).await;
+    let record = place(&node, "demo").await.expect("it is in the binary").record;
+    read(ask(&node, "The fish", 8).await).await.expect("it answers");
+    let (inner, router) = (node.inner(), node.inner().router());
+    let [(id, sequence)] = inner.sequences().kept()[..] else { panic!("one is kept") };
+    let used = router.last_used(id);
+    let mut place = router.register(id, sequence);
+    inner.vouch().await;
+    let answer = tokio::time::timeout(PATIENCE, place.frames.recv()).await.expect("it was asked");
+    assert!(matches!(answer.map(|frame| frame.body), Some(Body::Have { stage: 0, .. })));
+    assert_eq!(router.last_used(id), used, "who is only asked after is idle");
+    node.unplace(record.id).await.expect("it was placed");
+    inner.vouch().await;
+    assert_eq!(inner.sequences().kept(), [], "it is no more");
+    node.shutdown().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stopped_runner_is_replaced() {
     let node = node(Some(fake("fake:plain"))).await;

@@ -37,6 +37,7 @@ const KEPT_BYTES: usize = 256 * 1024;
 const ID_BYTES: usize = 32;
 const FRAME_BYTES_MAX: usize = HEADER_BYTES + MAX_PAYLOAD_BYTES;
 const MOVE_BYTES_MAX: usize = 64;
+const EXPIRE_BYTES: usize = 8;
 const BEAT_BYTES: usize = 17;
 const OBSERVED_BYTES: usize = 32;
 
@@ -46,6 +47,7 @@ mod tag {
     pub(super) const FRAME: u8 = 2;
     pub(super) const DROP_DRIVER: u8 = 3;
     pub(super) const MOVE: u8 = 4;
+    pub(super) const EXPIRE: u8 = 5;
     // From the runner.
     pub(super) const READY: u8 = 16;
     pub(super) const LOAD_FAILED: u8 = 17;
@@ -150,6 +152,7 @@ impl Head {
             tag::FRAME => HEADER_BYTES..=FRAME_BYTES_MAX,
             tag::DROP_DRIVER => ID_BYTES..=ID_BYTES,
             tag::MOVE => 0..=MOVE_BYTES_MAX,
+            tag::EXPIRE => EXPIRE_BYTES..=EXPIRE_BYTES,
             tag::READY => 0..=0,
             tag::LOAD_FAILED => 0..=TEXT_BYTES_MAX,
             tag::OUTGOING => ID_BYTES + HEADER_BYTES..=ID_BYTES + FRAME_BYTES_MAX,
@@ -178,6 +181,10 @@ impl ToRunner {
             Self::Input(Input::Frame(frame)) => message(tag::FRAME, &[&frame.encode()]),
             Self::Input(Input::DropDriver(node)) => message(tag::DROP_DRIVER, &[&node.0]),
             Self::Input(Input::Move(route)) => message(tag::MOVE, &[&control::encode(route)]),
+            Self::Input(Input::Expire(age)) => {
+                let age_ms = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
+                message(tag::EXPIRE, &[&age_ms.to_le_bytes()])
+            }
         }
     }
 
@@ -197,6 +204,11 @@ impl ToRunner {
             tag::MOVE => {
                 let route: Route = decode_record(head.tag, payload)?;
                 Ok(Self::Input(Input::Move(route)))
+            }
+            tag::EXPIRE => {
+                let age_ms = payload.try_into().map_err(|_| malformed(head.tag, &"no age"))?;
+                let age = Duration::from_millis(u64::from_le_bytes(age_ms));
+                Ok(Self::Input(Input::Expire(age)))
             }
             _ => Err(malformed(head.tag, &"not for a runner")),
         }

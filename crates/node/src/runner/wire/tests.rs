@@ -72,6 +72,7 @@ fn what_a_runner_is_told_reads_back() {
         Input::Frame(frame(Body::Probe { stage: 1, n_tokens: 2 })),
         Input::DropDriver(NodeId([7; 32])),
         Input::Move(Route { stage_idx: 3, next: None }),
+        Input::Expire(Duration::from_secs(600)),
     ];
     for message in inputs.map(ToRunner::Input) {
         assert_eq!(to_runner(&message), format!("{message:?}"));
