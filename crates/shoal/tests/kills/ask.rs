@@ -14,11 +14,18 @@ pub(crate) struct Ask {
     pub(crate) temperature: f32,
     pub(crate) seed: u64,
     pub(crate) max_tokens: u32,
+    /// Texts before which the answer ends.
+    pub(crate) stop: Vec<String>,
+    /// Whether the client may come back for the rest after its connection broke.
+    pub(crate) is_kept: bool,
 }
+
+/// How long an answer is kept for a client that is away, in seconds.
+const KEPT_S: u32 = 60;
 
 impl Ask {
     pub(crate) fn body(&self, model: &str) -> Value {
-        json!({
+        let mut body = json!({
             "model": model,
             "messages": [{"role": "user", "content": self.text}],
             "temperature": self.temperature,
@@ -26,7 +33,14 @@ impl Ask {
             "max_tokens": self.max_tokens,
             "stream": true,
             "stream_options": {"include_usage": true},
-        })
+        });
+        if !self.stop.is_empty() {
+            body["stop"] = json!(self.stop);
+        }
+        if self.is_kept {
+            body["shoal"] = json!({"resume_s": KEPT_S});
+        }
+        body
     }
 }
 
@@ -48,6 +62,11 @@ pub(crate) struct Answer {
     pub(crate) pieces: Vec<Instant>,
     /// When its end came.
     ended: Option<Instant>,
+    /// What it is called, and the number of its latest event, if it is kept.
+    pub(crate) id: String,
+    pub(crate) last_event: Option<String>,
+    /// When its client came back for the rest.
+    resumed: Option<Instant>,
     /// What the stream told of the cluster meanwhile.
     pub(crate) statuses: Vec<String>,
 }
@@ -85,6 +104,8 @@ impl Answer {
         let mut before = self.asked + usual_first;
         for &at in self.pieces.iter().chain(&self.ended) {
             if at > since {
+                // While its client was away nothing could come.
+                let before = before.max(self.resumed.filter(|back| *back < at).unwrap_or(before));
                 longest = longest.max(at.saturating_duration_since(before));
             }
             before = at;
@@ -98,7 +119,7 @@ pub(crate) fn stream(
     agent: &ureq::Agent,
     url: &str,
     body: &Value,
-    mut at: impl FnMut(usize) -> bool,
+    at: impl FnMut(usize) -> bool,
 ) -> Answer {
     let mut answer = Answer {
         text: String::new(),
@@ -110,49 +131,84 @@ pub(crate) fn stream(
         asked: Instant::now(),
         pieces: Vec::new(),
         ended: None,
+        id: String::new(),
+        last_event: None,
+        resumed: None,
         statuses: Vec::new(),
     };
-    let mut response = match agent.post(url).send_json(body) {
-        Ok(response) => response,
-        Err(error) => {
-            answer.fault = Some(format!("no answer: {error}"));
-            return answer;
-        }
-    };
-    if response.status() != 200 {
-        let body = response.body_mut().read_to_string().unwrap_or_default();
-        answer.error = Some(format!("status {}: {body}", response.status()));
-        return answer;
-    }
-    let mut event = String::new();
-    for line in BufReader::new(response.into_body().into_reader()).lines() {
-        let line = match line {
-            Ok(line) => line,
-            Err(error) => {
-                answer.fault = Some(format!("the stream broke: {error}"));
-                return answer;
-            }
-        };
-        if let Some(name) = line.strip_prefix("event: ") {
-            name.clone_into(&mut event);
-        } else if let Some(data) = line.strip_prefix("data: ") {
-            let n_before = answer.pieces.len();
-            answer.take(&event, data);
-            answer.ended = (answer.is_done || answer.error.is_some()).then(Instant::now);
-            if answer.pieces.len() > n_before && !at(answer.pieces.len()) {
-                return answer;
-            }
-        } else if line.is_empty() {
-            event.clear();
-        }
-    }
-    if !answer.is_done && answer.error.is_none() && answer.fault.is_none() {
-        answer.fault = Some("the stream ended without its end".to_owned());
-    }
+    answer.read(agent.post(url).send_json(body), at);
     answer
 }
 
+/// Comes back for the rest of an answer from which its client went away, at the URL of its stream.
+pub(crate) fn resume(
+    agent: &ureq::Agent,
+    url: &str,
+    answer: &mut Answer,
+    at: impl FnMut(usize) -> bool,
+) {
+    answer.resumed = Some(Instant::now());
+    let mut request = agent.get(url);
+    if let Some(last) = &answer.last_event {
+        request = request.header("Last-Event-ID", last);
+    }
+    answer.read(request.call(), at);
+}
+
 impl Answer {
+    /// Whether its client went away before the end.
+    pub(crate) fn is_cut(&self) -> bool {
+        !self.is_done && self.error.is_none() && self.fault.is_none()
+    }
+
+    /// Reads what comes, until the end or until `at` goes away.
+    fn read(
+        &mut self,
+        response: Result<ureq::http::Response<ureq::Body>, ureq::Error>,
+        mut at: impl FnMut(usize) -> bool,
+    ) {
+        let mut response = match response {
+            Ok(response) => response,
+            Err(error) => {
+                self.fault = Some(format!("no answer: {error}"));
+                return;
+            }
+        };
+        if response.status() != 200 {
+            let body = response.body_mut().read_to_string().unwrap_or_default();
+            self.error = Some(format!("status {}: {body}", response.status()));
+            return;
+        }
+        let mut event = String::new();
+        for line in BufReader::new(response.into_body().into_reader()).lines() {
+            let line = match line {
+                Ok(line) => line,
+                Err(error) => {
+                    self.fault = Some(format!("the stream broke: {error}"));
+                    return;
+                }
+            };
+            if let Some(name) = line.strip_prefix("event: ") {
+                name.clone_into(&mut event);
+            } else if let Some(id) = line.strip_prefix("id: ") {
+                // It comes before the data, so that whoever goes away with these does not get them again.
+                self.last_event = Some(id.to_owned());
+            } else if let Some(data) = line.strip_prefix("data: ") {
+                let n_before = self.pieces.len();
+                self.take(&event, data);
+                self.ended = (self.is_done || self.error.is_some()).then(Instant::now);
+                if self.pieces.len() > n_before && !at(self.pieces.len()) {
+                    return;
+                }
+            } else if line.is_empty() {
+                event.clear();
+            }
+        }
+        if self.is_cut() {
+            self.fault = Some("the stream ended without its end".to_owned());
+        }
+    }
+
     fn take(&mut self, event: &str, data: &str) {
         if self.is_done || self.error.is_some() {
             self.fault = Some(format!("the stream went on after its end: {data}"));
@@ -178,6 +234,9 @@ impl Answer {
             ["prompt_tokens", "completion_tokens"].map(|name| chunk["usage"][name].as_u64())
         {
             self.usage = Some((n_prompt, n_generated));
+        }
+        if let Some(id) = chunk["id"].as_str() {
+            id.clone_into(&mut self.id);
         }
         let choice = &chunk["choices"][0];
         if let Some(reason) = choice["finish_reason"].as_str()

@@ -75,10 +75,35 @@ impl Case {
                     break;
                 }
             }
-            trials.into_iter().max_by_key(|(_, answer)| answer.pieces.len()).expect("at least one")
+            let longest = trials.into_iter().max_by_key(|(_, answer)| answer.pieces.len());
+            self.varied(oracle, longest.expect("at least one"), i)
         };
         (0..self.n_requests).map(ask).collect()
     }
+}
+
+impl Case {
+    /// Has some clients end the answer by a text, and some lose their connection; which ones differs from case to case.
+    fn varied(&self, oracle: &Client, (ask, answer): (Ask, Answer), i: usize) -> (Ask, Answer) {
+        let manner = (self.number / 4 + i) % 4;
+        let is_kept = manner >= 2;
+        let stop = if manner % 2 == 1 { late(&answer.text) } else { None };
+        let Some(stop) = stop else { return (Ask { is_kept, ..ask }, answer) };
+        let ask = Ask { stop: vec![stop], ..ask };
+        let answer = oracle.ask("demo", &ask, |_| true);
+        (Ask { is_kept, ..ask }, answer)
+    }
+}
+
+/// A part of a text, some pieces long, that is found in its last third and nowhere before.
+fn late(text: &str) -> Option<String> {
+    const N_CHARS: usize = 7;
+    let starts: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
+    let parts = (starts.len() * 2 / 3..starts.len().saturating_sub(N_CHARS)).map(|i| {
+        let (from, to) = (starts[i], starts[i + N_CHARS]);
+        (from, &text[from..to])
+    });
+    parts.into_iter().find(|&(from, part)| text.find(part) == Some(from)).map(|(_, it)| it.into())
 }
 
 /// A question with this number in it.
@@ -96,7 +121,7 @@ pub(crate) fn ask(number: usize, position: Position, temperature: f32) -> Ask {
         Position::Decode(_) => (format!("{question} ({number})"), 64),
     };
     let seed = u64::try_from(number).expect("small");
-    Ask { text, temperature, seed, max_tokens }
+    Ask { text, temperature, seed, max_tokens, stop: Vec::new(), is_kept: false }
 }
 
 /// A text of some 820 tokens.

@@ -12,6 +12,8 @@ use crate::{
 
 /// No wait for a recovery to begin is longer.
 const RECOVERY_STARTS: Duration = Duration::from_secs(30);
+/// What is to be over soon after the answers has so long: a runner is taken for frozen after three seconds.
+const PATIENCE_AFTER: Duration = Duration::from_secs(15);
 /// What a stage may be away for and come back: less than any threshold of the cluster, and more than all.
 const AWAY_MS: [u64; 8] = [200, 800, 1_600, 3_000, 4_500, 5_500, 6_500, 9_000];
 
@@ -32,6 +34,12 @@ pub(crate) enum Loss {
     Pair,
     /// A node is killed, and whoever takes its layers as soon as he is known.
     Replacement,
+    /// The runner process alone is stopped: it hangs until its node ends it.
+    Hang,
+    /// The node is asked to give its layers away.
+    Drain,
+    /// The node is asked to end.
+    End,
     /// The node is out of reach until the answer is complete.
     Silence,
     /// The node is out of reach for some time.
@@ -42,7 +50,7 @@ pub(crate) enum Loss {
 
 impl Loss {
     /// Those that need processes alone.
-    pub(crate) const OF_PROCESSES: [Self; 7] = [
+    pub(crate) const OF_PROCESSES: [Self; 10] = [
         Self::Runner,
         Self::Node,
         Self::Restart,
@@ -50,6 +58,9 @@ impl Loss {
         Self::Stall,
         Self::Pair,
         Self::Replacement,
+        Self::Hang,
+        Self::Drain,
+        Self::End,
     ];
     /// Those that need links of their own.
     pub(crate) const OF_LINKS: [Self; 3] = [Self::Silence, Self::Outage, Self::Reset];
@@ -63,15 +74,31 @@ impl Loss {
             Self::Stall => "node stalled",
             Self::Pair => "two at once",
             Self::Replacement => "replacement too",
+            Self::Hang => "runner hangs",
+            Self::Drain => "node drained",
+            Self::End => "node ends",
             Self::Silence => "link silent",
             Self::Outage => "link back",
             Self::Reset => "link reset",
         }
     }
 
-    /// How many of `n` nodes the model is spread over: where a replacement is to die, one is spare.
+    /// How many of `n` nodes the model is spread over: where a replacement is to die, or layers are to move first, one is spare.
     pub(crate) fn n_stages(self, n: usize) -> usize {
-        if self == Self::Replacement { n - 1 } else { n }
+        if matches!(self, Self::Replacement | Self::Drain | Self::End) { n - 1 } else { n }
+    }
+
+    /// Longest pause that is promised, without the time for the prompt; `None` where a loss has several parts.
+    pub(crate) fn promised(self) -> Option<Duration> {
+        match self {
+            Self::Runner | Self::Node | Self::Restart | Self::Drain | Self::End => {
+                Some(Duration::from_secs(1))
+            }
+            Self::Freeze | Self::Stall | Self::Silence | Self::Outage | Self::Hang => {
+                Some(Duration::from_millis(6_500))
+            }
+            Self::Pair | Self::Replacement | Self::Reset => None,
+        }
     }
 }
 
@@ -83,8 +110,10 @@ pub(crate) struct Struck {
     /// In words.
     pub(crate) what: String,
     then: Then,
-    /// Runners of nodes that were killed: they must not live on.
+    /// Runners of nodes that were killed, or that hang: they must not live on.
     orphans: Vec<u32>,
+    /// Who must not hold layers in the end.
+    drained: Option<usize>,
 }
 
 #[derive(Debug)]
@@ -92,6 +121,8 @@ enum Then {
     Nothing,
     /// It comes back after this.
     Back(usize, Duration),
+    /// It ends by itself.
+    Ends(usize),
     /// Whoever takes over from the epoch on is killed too.
     KillReplacement {
         epoch: u64,
@@ -113,8 +144,25 @@ pub(crate) fn strike(fleet: &mut Fleet, loss: Loss, chance: &mut Chance) -> Stru
         what: format!("{} ({})", loss.name(), fleet.nodes[victim].name),
         then: Then::Nothing,
         orphans: Vec::new(),
+        drained: None,
     };
     match loss {
+        Loss::Hang => {
+            let i = chance.pick(&stages);
+            struck.what = format!("{} ({})", loss.name(), fleet.nodes[i].name);
+            struck.orphans = fleet.nodes[i].runners();
+            assert!(!struck.orphans.is_empty(), "{}: no runner process", fleet.nodes[i].name);
+            struck.orphans.iter().for_each(|&runner| signal(runner, Signal::STOP));
+        }
+        Loss::Drain => {
+            fleet.nodes[victim].drain(true);
+            struck.drained = Some(victim);
+        }
+        Loss::End => {
+            struck.orphans = fleet.nodes[victim].runners();
+            signal(fleet.nodes[victim].pid(), Signal::TERM);
+            struck.then = Then::Ends(victim);
+        }
         Loss::Runner => {
             // The first node's runner may go too: only the node itself must not.
             let i = chance.pick(&stages);
@@ -194,6 +242,12 @@ pub(crate) fn follow(fleet: &mut Fleet, struck: &mut Struck, is_over: impl Fn() 
                 fleet.nodes[i].thaw();
             }
         }
+        Then::Ends(i) => {
+            let ended = wait("its end", RECOVERY_STARTS, || Ok(fleet.nodes[i].has_ended()));
+            if ended.is_err() {
+                struck.what += ", but it does not";
+            }
+        }
         Then::KillReplacement { epoch, dead } => {
             let mut found = None;
             let _ = wait("a replacement", RECOVERY_STARTS, || {
@@ -219,9 +273,20 @@ pub(crate) fn follow(fleet: &mut Fleet, struck: &mut Struck, is_over: impl Fn() 
     }
 }
 
-/// Says which runners outlived their nodes.
-pub(crate) fn orphans(struck: &Struck) -> Option<String> {
-    let patience = Duration::from_secs(5);
+/// Says what is not as it should be when the answers are complete: runners that outlived their nodes or hang, nodes that did not
+/// end, layers that did not move.
+pub(crate) fn leftovers(fleet: &mut Fleet, struck: &Struck) -> Vec<String> {
+    let mut faults = Vec::new();
     let gone = || Ok(!struck.orphans.iter().any(|&pid| is_running(pid)));
-    wait("the end of the killed nodes' runners", patience, gone).err()
+    faults.extend(wait("the end of runners", PATIENCE_AFTER, gone).err());
+    if let Then::Ends(i) = struck.then
+        && !fleet.nodes[i].has_ended()
+    {
+        faults.push(format!("{} does not end", fleet.nodes[i].name));
+    }
+    if let Some(drained) = struck.drained {
+        let moved = || Ok(!fleet.placed()?.stages.contains(&drained));
+        faults.extend(wait("the move of a drained node's layers", PATIENCE_AFTER, moved).err());
+    }
+    faults
 }

@@ -14,7 +14,7 @@ use shoal_netlab::Host;
 use tempfile::TempDir;
 
 use crate::{
-    ask::{Answer, Ask, stream},
+    ask::{Answer, Ask, resume, stream},
     form,
     start::{PATIENCE, shoal, url_when_ready},
 };
@@ -96,6 +96,12 @@ impl Client {
         let url = format!("{}/v1/chat/completions", self.url);
         self.machine.run(|| stream(&agent(PATIENCE), &url, &ask.body(model), at))
     }
+
+    /// Comes back for the rest of an answer.
+    pub(crate) fn resume(&self, answer: &mut Answer, at: impl FnMut(usize) -> bool + Send) {
+        let url = format!("{}/v1/chat/completions/{}/stream", self.url, answer.id);
+        self.machine.run(|| resume(&agent(PATIENCE), &url, answer, at));
+    }
 }
 
 /// A node. Killed when dropped.
@@ -165,6 +171,13 @@ impl Node {
         signal(self.pid(), Signal::TERM);
         self.child.wait().expect("it was started here");
         (self.is_dead, self.is_frozen) = (true, false);
+    }
+
+    /// Whether it has ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        let ended = self.child.try_wait().expect("it was started here");
+        self.is_dead |= ended.is_some();
+        self.is_dead
     }
 
     /// Starts it again with what is on its disk.

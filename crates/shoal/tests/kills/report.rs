@@ -25,6 +25,8 @@ pub(crate) struct Trial {
     pub(crate) n_pieces_before: usize,
     /// The longest time without a new piece.
     pub(crate) pause: Duration,
+    /// Whether that is longer than promised, with the time that this machine needs for a long prompt.
+    pub(crate) is_long: bool,
     /// From the loss to the end of the answers.
     pub(crate) took: Duration,
     /// What the first stream told meanwhile.
@@ -74,6 +76,8 @@ impl Report {
             "took_s": trial.took.as_secs_f64(),
             "statuses": trial.statuses,
             "faults": trial.faults,
+            "is_long": trial.is_long,
+            "logs": if trial.is_long { trial.logs.as_str() } else { "" },
         }));
         if !trial.faults.is_empty() {
             let faults = trial.faults.join("\n  ");

@@ -18,13 +18,17 @@ use crate::{
     fleet::Fleet,
     form,
     losses::{self, Loss, Struck},
-    node::{Machine, Node, wait},
+    node::{Machine, Node, pause, wait},
     report::{Report, Trial},
     start::PATIENCE,
 };
 
 /// Lines of each node's log that a failure shows.
 const N_LOG_LINES: usize = 25;
+/// And each node's log of a pause that is longer than promised.
+const N_LOG_LINES_LONG: usize = 400;
+/// How long a client is away whose connection broke.
+const AWAY: Duration = Duration::from_millis(300);
 
 #[test]
 fn no_answer_loses_a_byte_when_processes_are_lost() {
@@ -126,21 +130,29 @@ fn try_case(stand: &mut Stand, case: &Case, seed: u64, oracle: &Node) -> Trial {
             Some(format!("answer {i} {}", answer.differs(expected)?))
         })
         .collect();
-    faults.extend(losses::orphans(&struck));
+    faults.extend(losses::leftovers(&mut stand.fleet, &struck));
     let usual_first = match case.position {
         Position::Prefill(_) => usual,
         Position::Decode(_) => Duration::ZERO,
     };
-    let pauses = answers.iter().map(|it| it.pause(struck.at, usual_first)).max();
+    let pause = answers.iter().map(|it| it.pause(struck.at, usual_first)).max().unwrap_or_default();
+    let promised = case.loss.promised().map(|it| it + usual);
+    let is_long = promised.is_some_and(|promised| pause > promised);
+    let n_log_lines = match (faults.is_empty(), is_long) {
+        (_, true) => N_LOG_LINES_LONG,
+        (false, _) => N_LOG_LINES,
+        (true, _) => 0,
+    };
     let n_before = answers.iter().map(|it| it.pieces.iter().filter(|&&at| at <= struck.at).count());
     Trial {
         case: *case,
         what: std::mem::take(&mut struck.what),
         n_pieces_before: n_before.max().unwrap_or(0),
-        pause: pauses.unwrap_or_default(),
+        pause,
+        is_long,
         took: struck.at.elapsed(),
         statuses: answers.first().map(|it| it.statuses.clone()).unwrap_or_default(),
-        logs: if faults.is_empty() { String::new() } else { stand.fleet.logs(N_LOG_LINES) },
+        logs: if n_log_lines > 0 { stand.fleet.logs(n_log_lines) } else { String::new() },
         faults,
     }
 }
@@ -158,6 +170,8 @@ fn disturb(
         Position::Decode(k) => 1 + (k - 1) % n_shortest.saturating_sub(1).max(1),
         Position::Prefill(_) => usize::MAX,
     };
+    // Whose connection breaks is away when the stage is lost, or comes back when a loss in the prompt has healed.
+    let n_cut = if k == usize::MAX { 1 } else { k };
     let (client, model) = (fleet.client(), fleet.instance.clone());
     let n_running = AtomicUsize::new(asks.len());
     let (sign, signs) = mpsc::channel();
@@ -167,11 +181,15 @@ fn disturb(
             .map(|ask| {
                 let (sign, client, model, n_running) = (sign.clone(), &client, &model, &n_running);
                 scope.spawn(move || {
-                    let answer = client.ask(model, ask, |n| {
+                    let mut answer = client.ask(model, ask, |n| {
                         // Nobody waits for a second one.
                         let _ = if n == k { sign.send(()) } else { Ok(()) };
-                        true
+                        !(ask.is_kept && n == n_cut)
                     });
+                    if answer.is_cut() {
+                        pause(AWAY);
+                        client.resume(&mut answer, |_| true);
+                    }
                     n_running.fetch_sub(1, Ordering::Relaxed);
                     answer
                 })
