@@ -135,6 +135,11 @@ impl Member {
         self.connected_since.is_some()
     }
 
+    /// Whether it has lived in this run.
+    pub(crate) fn was_heard(&self) -> bool {
+        self.last_heard.is_some()
+    }
+
     pub(crate) fn is_gone(&self) -> bool {
         self.is_gone
     }

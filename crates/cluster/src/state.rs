@@ -226,8 +226,9 @@ impl State {
         }
     }
 
-    /// Takes in what an earlier life of this node knew of instances. Nothing of it is mended for twice the time after which
-    /// silence means death: after a power cut the other nodes start when they can, and have their stages on disk as this one.
+    /// Takes in what an earlier life of this node knew of instances. For twice the time after which silence means death only
+    /// that is mended which is lost before the eyes of this life: after a power cut the other nodes start when they can, and
+    /// have their stages on disk as this one.
     pub fn restore(&mut self, instances: Vec<InstanceRecord>, now: Time) {
         let now = self.advance(now);
         for instance in instances {
@@ -263,6 +264,8 @@ impl State {
         }
         if !self.is_new_here(now) {
             actions.extend(self.plan_heals(now));
+        }
+        if !self.is_new_here(now) && !self.may_others_start(now) {
             actions.extend(self.plan_moves(now));
             actions.extend(self.plan_preparations(now));
         }

@@ -59,8 +59,18 @@ impl State {
     pub(super) fn is_new_here(&self, now: Time) -> bool {
         // A radio needs seconds to come back, and the others may long have placed everything anew.
         self.woke_at.is_some_and(|woke| now < woke + self.timing.dead_after)
-            // So do the nodes that start with this one after a power cut.
-            || self.restored_at.is_some_and(|at| now < at + 2 * self.timing.dead_after)
+    }
+
+    /// Whether others may only not have started yet, as after a power cut.
+    pub(super) fn may_others_start(&self, now: Time) -> bool {
+        self.restored_at.is_some_and(|at| now < at + 2 * self.timing.dead_after)
+    }
+
+    /// Whether a node's stage was lost in this life of this node: the node was heard, or somebody saw its end.
+    fn was_seen_lost(&self, node: NodeId, instance: &Instance, now: Time) -> bool {
+        let member = self.members.get(&node);
+        instance.stages_lost.contains(&node)
+            || member.is_some_and(|it| it.was_heard() && it.is_lost(&self.timing, now))
     }
 
     /// What was tried in vain is tried again soon: somebody has come who may take what is missing.
@@ -131,6 +141,12 @@ impl State {
                 nodes.filter(|&node| self.is_stage_lost(node, instance, now)).collect()
             }
         };
+        if self.may_others_start(now) {
+            let is_seen = lost.iter().all(|&node| self.was_seen_lost(node, instance, now));
+            if lost.is_empty() || !is_seen {
+                return None;
+            }
+        }
         let is_due = match lost.as_slice() {
             [] => is_unsettled && (is_forgotten || self.is_maker_lost(instance, now)),
             _ => is_coordinator,

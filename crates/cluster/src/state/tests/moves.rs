@@ -98,8 +98,8 @@ fn the_first_that_is_no_suspect_makes_others_ready() {
     assert_eq!(run(&mut state, 3000, 6000, &[3]), [], "node 3 does");
 }
 
-#[test]
-fn a_node_that_starts_again_gives_the_others_time_to_start() {
+/// Node 1 as it starts again: it and node 2 hold an instance, node 3 is another member.
+fn started_again() -> State {
     let mut state = State::new(id(1), 7, Timing::default());
     for node in [2, 3] {
         state.apply(Event::Record(record(node, 1)), ms(0));
@@ -115,8 +115,33 @@ fn a_node_that_starts_again_gives_the_others_time_to_start() {
         n_bytes: 0,
     }];
     state.apply(Event::Record(own), ms(0));
+    state
+}
+
+#[test]
+fn a_node_that_starts_again_gives_the_others_time_to_start() {
+    let mut state = started_again();
     assert_eq!(run(&mut state, 0, 10_000, &[]), []);
     let actions = run(&mut state, 10_000, 12_000, &[]);
+    assert!(matches!(&actions[0], Action::Heal { lost, .. } if *lost == [id(2)]), "{actions:?}");
+}
+
+#[test]
+fn a_node_that_starts_again_mends_at_once_what_it_sees_lost() {
+    let mut state = started_again();
+    for node in [2, 3] {
+        state.apply(Event::Connected(id(node)), ms(0));
+    }
+    assert_eq!(run(&mut state, 0, 2000, &[2, 3]), []);
+    // Silence from here on is death after five seconds.
+    assert_eq!(run(&mut state, 2000, 5500, &[3]), []);
+    let actions = run(&mut state, 5500, 8000, &[3]);
+    assert!(matches!(&actions[0], Action::Heal { lost, .. } if *lost == [id(2)]), "{actions:?}");
+    // A stage whose end was told needs no silence.
+    let mut state = started_again();
+    let lost = Event::StageLost { instance: InstanceId(1), epoch: Epoch(1 << 24), node: id(2) };
+    state.apply(lost, ms(500));
+    let actions = run(&mut state, 500, 1500, &[2, 3]);
     assert!(matches!(&actions[0], Action::Heal { lost, .. } if *lost == [id(2)]), "{actions:?}");
 }
 
