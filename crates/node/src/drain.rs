@@ -154,11 +154,13 @@ impl Inner {
         known.filter(|known| known.phase == Phase::Ready)
     }
 
-    /// Whether answers are under way that this node drives, or whose stages it runs.
+    /// Whether answers are under way that this node drives, or whose stages it runs; or a move that it carries out: its own stage
+    /// has ended by then, and whoever took the move over would have to miss it first.
     fn is_in_use(&self) -> bool {
         let is_recent = |at: Instant| at.elapsed() < IN_USE_FOR;
         let stages = self.peers().record().stages;
         self.instruments.stats.n_running() > 0
+            || self.instances.is_any_relocating()
             || stages.iter().any(|stage| {
                 self.router().last_used(stage.instance).is_some_and(is_recent)
                     && self.is_shared(stage.instance)

@@ -153,6 +153,11 @@ impl Instances {
         change(self.lock().entry(id).or_default())
     }
 
+    /// Whether this node moves an instance.
+    pub(crate) fn is_any_relocating(&self) -> bool {
+        self.lock().values().any(|here| here.is_relocating)
+    }
+
     /// Notes why an instance's nodes changed.
     pub(crate) fn set_why(&self, instance: InstanceId, epoch: Epoch, why: Option<String>) {
         if let Some(why) = why {
