@@ -161,6 +161,11 @@ impl Answer {
         !self.is_done && self.error.is_none() && self.fault.is_none()
     }
 
+    /// Whether it ended otherwise than an answer does.
+    pub(crate) fn is_faulty(&self) -> bool {
+        self.error.is_some() || self.fault.is_some()
+    }
+
     /// Reads what comes, until the end or until `at` goes away.
     fn read(
         &mut self,

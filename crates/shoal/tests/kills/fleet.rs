@@ -42,7 +42,12 @@ pub(crate) struct Placed {
 impl Fleet {
     /// Starts nodes that meet on this machine's loopback interface.
     pub(crate) fn here(n: usize) -> Self {
-        Self::start(vec![Machine::This; n], None)
+        Self::here_with(n, &[])
+    }
+
+    /// The same, with further options.
+    pub(crate) fn here_with(n: usize, options: &[&str]) -> Self {
+        Self::start(vec![Machine::This; n], None, options)
     }
 
     /// Starts nodes on hosts of their own.
@@ -57,15 +62,15 @@ impl Fleet {
         let machines = hosts.iter().map(|host| Machine::Host(Arc::clone(host))).collect();
         let segment = segment.clone();
         let wifi = Wifi { segment, hosts, cut: BTreeSet::new(), n_addresses: n };
-        Self::start(machines, Some(wifi))
+        Self::start(machines, Some(wifi), &[])
     }
 
-    fn start(machines: Vec<Machine>, wifi: Option<Wifi>) -> Self {
+    fn start(machines: Vec<Machine>, wifi: Option<Wifi>, options: &[&str]) -> Self {
         let mut nodes: Vec<Node> = Vec::new();
         for (i, machine) in machines.into_iter().enumerate() {
             let ticket = nodes.first().map(Node::ticket);
-            let extra: Vec<&str> =
-                ticket.iter().flat_map(|ticket| ["--join", ticket.as_str()]).collect();
+            let join = ticket.iter().flat_map(|ticket| ["--join", ticket.as_str()]);
+            let extra: Vec<&str> = join.chain(options.iter().copied()).collect();
             nodes.push(Node::start(machine, &format!("node-{i}"), &extra));
         }
         Self { nodes, wifi, instance: String::new(), n_stages: 0 }

@@ -7,6 +7,7 @@
 //! cargo test -p shoal --test kills                                    # the short forms
 //! KILL_SEED=7 KILL_CASE=1234 cargo test -p shoal --test kills loses   # one case again
 //! KILL_CASES=all KILL_REPORT=kills.json cargo test --release -p shoal --test kills loses -- --nocapture
+//! cargo test -p shoal --test kills moves                              # what moves although nothing is lost
 //! KILL_STALLS=20 cargo test --release -p shoal --test kills stall -- --nocapture
 //! KILL_CHATS=100 KILL_REPORT=weather.json cargo test --release -p shoal --test kills weather -- --nocapture
 //! KILL_MINUTES=60 KILL_REPORT=soak.json cargo test --release -p shoal --test kills soak -- --nocapture
@@ -19,6 +20,7 @@ mod chance;
 mod fleet;
 mod form;
 mod losses;
+mod moves;
 mod node;
 mod report;
 mod soak;

@@ -74,7 +74,9 @@ fn run(losses: &[Loss], oracle: &Machine, start: impl Fn(usize) -> Fleet) -> Rep
             None => stand_of(start(case.n_nodes), &oracle),
         };
         if let Err(why) = ready.fleet.place(n_stages) {
-            panic!("{case}: {why}\n{}", ready.fleet.logs(N_LOG_LINES));
+            // The next case has a new cluster.
+            report.fail(&case, &format!("not placed: {why}"), &ready.fleet.logs(N_LOG_LINES));
+            continue;
         }
         let trial = try_case(&mut ready, &case, seed, &oracle);
         report.add(trial);
