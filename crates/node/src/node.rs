@@ -210,10 +210,8 @@ impl Node {
         let cancel = CancellationToken::new();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         let isa = crate::compute(Some(1), config.isa.as_deref())?.isa().to_string();
-        let ticket = match config.network.as_ref().and_then(|network| network.join.as_deref()) {
-            Some(text) => Some(text.parse::<Ticket>().map_err(Error::Ticket)?),
-            None => None,
-        };
+        let ticket = config.network.as_ref().and_then(|network| network.join.as_deref());
+        let ticket = ticket.map(str::parse::<Ticket>).transpose().map_err(Error::Ticket)?;
         let lock = config.data_dir.as_deref().map(data_dir::claim).transpose()?;
         let online = match &config.network {
             None => None,
@@ -240,10 +238,7 @@ impl Node {
         let router = Router::start(id, network, &tasks, &cancel);
         let queues = Queues::new(settings.get().parallel);
         let (instances, lost) = Instances::new();
-        let chats = match kept_in.clone() {
-            Some(dir) => open_chats(dir, id).await?,
-            None => Chats::in_memory(id),
-        };
+        let chats = open_chats(kept_in.clone(), id).await?;
         let inner = Arc::new(Inner {
             id,
             config,
@@ -676,8 +671,9 @@ impl Handler for Inner {
     }
 }
 
-/// Reads the chats, which may take a while where there are many.
-async fn open_chats(dir: PathBuf, id: NodeId) -> Result<Chats, Error> {
+/// Reads the chats, which may take a while where there are many; none where nothing is kept.
+async fn open_chats(dir: Option<PathBuf>, id: NodeId) -> Result<Chats, Error> {
+    let Some(dir) = dir else { return Ok(Chats::in_memory(id)) };
     let opened = tokio::task::spawn_blocking(move || Chats::open(&dir, id)).await;
     opened.map_err(|error| Error::StageFailed { message: error.to_string() })
 }

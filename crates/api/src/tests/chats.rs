@@ -27,7 +27,7 @@ async fn call(app: &Router, method: Method, path: &str, body: Value) -> Got {
 }
 
 #[track_caller]
-fn ok(got: Got) -> Value {
+fn ok(got: &Got) -> Value {
     assert_eq!(got.status, 200, "{}", got.text);
     got.json()
 }
@@ -35,14 +35,14 @@ fn ok(got: Got) -> Value {
 /// A chat with one question.
 async fn chat(app: &Router) -> String {
     let body = json!({"title": "Fish", "model": "demo", "parameters": {"top_p": 0.5}});
-    let chat = ok(call(app, Method::POST, "/chats", body).await);
+    let chat = ok(&call(app, Method::POST, "/chats", body).await);
     let path = format!("/chats/{}", chat["id"].as_str().expect("an id"));
     let body = json!({"id": id(1), "parent": null, "role": "user", "text": "How <b>many</b>?"});
-    ok(call(app, Method::POST, &format!("{path}/messages"), body).await);
+    ok(&call(app, Method::POST, &format!("{path}/messages"), body).await);
     path
 }
 
-fn completion(path: &str, message: u8, extra: Value) -> Value {
+fn completion(path: &str, message: u8, extra: &Value) -> Value {
     let mut shoal = json!({
         "chat": path.trim_start_matches("/chats/"), "message": id(message), "parent": id(1),
     });
@@ -54,7 +54,7 @@ fn completion(path: &str, message: u8, extra: Value) -> Value {
 /// Reads the chat until its last message is so.
 async fn wait_for_state(app: &Router, path: &str, state: &str) -> Value {
     for _ in 0..1000 {
-        let chat = ok(call(app, Method::GET, path, Value::Null).await);
+        let chat = ok(&call(app, Method::GET, path, Value::Null).await);
         let message = chat["messages"].as_array().expect("a list").last().expect("one").clone();
         if message["meta"]["state"] == state {
             return message;
@@ -68,7 +68,7 @@ async fn wait_for_state(app: &Router, path: &str, state: &str) -> Value {
 async fn a_chat_is_made_changed_found_and_deleted() {
     let app = app(&Script::new(hello));
     let path = chat(&app).await;
-    let chat = ok(call(&app, Method::GET, &path, Value::Null).await);
+    let chat = ok(&call(&app, Method::GET, &path, Value::Null).await);
     assert_eq!(chat["title"], "Fish");
     assert_eq!(chat["parameters"], json!({"top_p": 0.5}));
     assert_eq!(chat["leaf"], json!(id(1)));
@@ -77,23 +77,23 @@ async fn a_chat_is_made_changed_found_and_deleted() {
     assert_eq!((&message["parent"], &message["meta"]), (&json!(null), &json!({"state": "done"})));
 
     let change = json!({"title": "Soup", "system": "Be brief.", "leaf": null});
-    let changed = ok(call(&app, Method::PATCH, &path, change).await);
+    let changed = ok(&call(&app, Method::PATCH, &path, change).await);
     assert_eq!((&changed["title"], &changed["leaf"]), (&json!("Soup"), &json!(null)));
     assert!(changed.get("messages").is_none() && changed["version"] != chat["version"]);
     assert_eq!(changed["model"], "demo", "what is not named stays");
 
-    let found = ok(call(&app, Method::GET, "/chats?query=MANY%20soup", Value::Null).await);
+    let found = ok(&call(&app, Method::GET, "/chats?query=MANY%20soup", Value::Null).await);
     assert_eq!(found["chats"][0]["snippet"], "How <b>many</b>?");
     assert_eq!((&found["n_total"], &found["next"]), (&json!(1), &json!(null)));
-    let found = ok(call(&app, Method::GET, "/chats?query=fish", Value::Null).await);
+    let found = ok(&call(&app, Method::GET, "/chats?query=fish", Value::Null).await);
     assert_eq!(found["chats"], json!([]));
 
-    let deleted = ok(call(&app, Method::DELETE, &path, Value::Null).await);
+    let deleted = ok(&call(&app, Method::DELETE, &path, Value::Null).await);
     assert_eq!(deleted["deleted"], true);
-    ok(call(&app, Method::DELETE, &path, Value::Null).await);
+    ok(&call(&app, Method::DELETE, &path, Value::Null).await);
     let gone = call(&app, Method::GET, &path, Value::Null).await.error(404);
     assert_eq!(gone["code"], "chat_not_found");
-    let none = ok(call(&app, Method::GET, "/chats", Value::Null).await);
+    let none = ok(&call(&app, Method::GET, "/chats", Value::Null).await);
     assert_eq!(none, json!({"chats": [], "next": null, "n_total": 0}));
 }
 
@@ -104,7 +104,7 @@ async fn what_does_not_fit_is_refused_by_name() {
     let messages = format!("{path}/messages");
     let message = |id: &str, parent: Value, text: &str| json!({"id": id, "parent": parent, "role": "user", "text": text});
     let again = message(&id(1), Value::Null, "How <b>many</b>?");
-    assert_eq!(ok(call(&app, Method::POST, &messages, again).await)["id"], json!(id(1)));
+    assert_eq!(ok(&call(&app, Method::POST, &messages, again).await)["id"], json!(id(1)));
     let refusals = [
         (message(&id(1), Value::Null, "other"), 409, "message_exists", Value::Null),
         (message("xyz", Value::Null, "a"), 400, "", json!("id")),
@@ -135,8 +135,8 @@ async fn an_answer_is_written_into_its_chat() {
     let script = Script::new(hello);
     let app = app(&script);
     let path = chat(&app).await;
-    let body = completion(&path, 2, json!({}));
-    let answer = ok(call(&app, Method::POST, "/v1/chat/completions", body.clone()).await);
+    let body = completion(&path, 2, &json!({}));
+    let answer = ok(&call(&app, Method::POST, "/v1/chat/completions", body.clone()).await);
     let message = wait_for_state(&app, &path, "done").await;
     assert_eq!((&message["id"], &message["parent"]), (&json!(id(2)), &json!(id(1))));
     assert_eq!(message["text"], answer["choices"][0]["message"]["content"]);
@@ -149,7 +149,7 @@ async fn an_answer_is_written_into_its_chat() {
     );
     assert_eq!(meta["devices"][1]["name"], "old-pixel");
     assert_eq!(meta["devices"][1]["layers"], json!([2, 6]));
-    let chat = ok(call(&app, Method::GET, &path, Value::Null).await);
+    let chat = ok(&call(&app, Method::GET, &path, Value::Null).await);
     assert_eq!(chat["leaf"], json!(id(2)), "it is shown");
 
     let n_asked = script.asked().len();
@@ -162,7 +162,7 @@ async fn an_answer_is_written_into_its_chat() {
         (json!({"message": null}), 400, json!("shoal.message")),
     ];
     for (extra, status, param) in refused {
-        let body = completion(&path, 3, extra);
+        let body = completion(&path, 3, &extra);
         let error = call(&app, Method::POST, "/v1/chat/completions", body).await.error(status);
         assert_eq!(error["param"], param);
     }
@@ -174,7 +174,7 @@ async fn an_answer_is_written_while_it_comes_and_without_its_client() {
     let (script, feed) = Script::fed(|| Ok(vec![text("one ")]));
     let app = app(&script);
     let path = chat(&app).await;
-    let mut body = completion(&path, 2, json!({"resume_s": 60}));
+    let mut body = completion(&path, 2, &json!({"resume_s": 60}));
     body["stream"] = json!(true);
     let request = request(&Method::POST, "/v1/chat/completions", Some(&body));
     let response = app.clone().oneshot(request).await.expect("an answer");
@@ -206,7 +206,7 @@ async fn an_answer_that_has_no_end_says_why() {
     for (script, state) in [(Script::hanging(cut), "stopped"), (Script::new(cut), "interrupted")] {
         let app = app(&script);
         let path = chat(&app).await;
-        let mut body = completion(&path, 2, json!({}));
+        let mut body = completion(&path, 2, &json!({}));
         body["stream"] = json!(true);
         let request = request(&Method::POST, "/v1/chat/completions", Some(&body));
         let mut frames =
@@ -229,8 +229,8 @@ async fn an_answer_that_has_no_end_says_why() {
 async fn what_is_exported_is_imported() {
     let here = app(&Script::new(hello));
     let path = chat(&here).await;
-    let body = completion(&path, 2, json!({}));
-    ok(call(&here, Method::POST, "/v1/chat/completions", body).await);
+    let body = completion(&path, 2, &json!({}));
+    ok(&call(&here, Method::POST, "/v1/chat/completions", body).await);
     wait_for_state(&here, &path, "done").await;
     let all = call(&here, Method::GET, "/chats/export", Value::Null).await;
     assert!(all.header("content-disposition").contains("shoal-chats.json"));
@@ -238,10 +238,10 @@ async fn what_is_exported_is_imported() {
     assert_eq!(all.json()["chats"], one.json()["chats"]);
     let there = app(&Script::new(hello));
     for (n, file) in [all.json(), one.json(), all.json()["chats"][0].clone()].iter().enumerate() {
-        let done = ok(call(&there, Method::POST, "/chats/import", file.clone()).await);
+        let done = ok(&call(&there, Method::POST, "/chats/import", file.clone()).await);
         assert_eq!(done["imported"][0]["is_merged"], n > 0, "{done}");
         assert_eq!(done["refused"], json!([]));
-        let came = ok(call(&there, Method::GET, &path, Value::Null).await);
+        let came = ok(&call(&there, Method::GET, &path, Value::Null).await);
         assert_eq!(came["messages"], all.json()["chats"][0]["messages"]);
         assert_eq!(came["leaf"], all.json()["chats"][0]["leaf"]);
     }
@@ -251,7 +251,7 @@ async fn what_is_exported_is_imported() {
     assert_eq!(markdown.header("content-type"), "text/markdown; charset=utf-8");
 
     let file = json!({"chats": [{"title": 1}, all.json()["chats"][0]]});
-    let done = ok(call(&there, Method::POST, "/chats/import", file).await);
+    let done = ok(&call(&there, Method::POST, "/chats/import", file).await);
     assert_eq!(
         (&done["refused"][0]["index"], done["imported"].as_array().map(Vec::len)),
         (&json!(0), Some(1))
@@ -269,7 +269,7 @@ async fn a_large_file_is_taken_in_and_a_larger_one_refused() {
         |n: u8| json!({"id": id(n), "parent": null, "role": "user", "text": "x".repeat(1 << 20)});
     let messages: Vec<Value> = (0..6).map(message).collect();
     let file = json!({"title": "t", "messages": messages});
-    let done = ok(call(&app, Method::POST, "/chats/import", file).await);
+    let done = ok(&call(&app, Method::POST, "/chats/import", file).await);
     assert_eq!(done["imported"][0]["title"], "t");
     let file = json!({"title": "x".repeat(33 << 20), "messages": []});
     call(&app, Method::POST, "/chats/import", file).await.error(413);

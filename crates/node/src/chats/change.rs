@@ -227,9 +227,8 @@ impl Store {
             }
         };
         for (id, (created_ms, message)) in new.messages {
-            if !chat.messages.contains_key(&id) {
-                chat.messages.insert(id, self.message(message, created_ms.min(now)));
-            }
+            let message = || self.message(message, created_ms.min(now));
+            chat.messages.entry(id).or_insert_with(message);
         }
         check_tree(&chat)?;
         if chat.head.leaf.value.is_some_and(|leaf| !chat.messages.contains_key(&leaf)) {
