@@ -9,8 +9,9 @@
 //! Each process computes with one thread on one core (`--cores 0,1`, in turn). Every run measures once with each of the
 //! delays, so that what the network adds is a difference of neighbours in time. Prints a JSON object per measurement.
 //!
-//! With `--cpu-shares` each node gets so many hundredths of a core, and what was predicted is put beside what was measured, see
-//! `shares`. On a machine that others use too, `chrt -f 6 lab_bench .. --priority 5` has the lab and its nodes go before them.
+//! With `--cpu-shares` each node gets so many hundredths of a core, so that stages on one machine do not take cores and memory
+//! from each other, and what was predicted is put beside what was measured, see `shares`; unless `--measure speed` asks for the
+//! same as without. On a machine that others use too, `chrt -f 6 lab_bench .. --priority 5` has the lab and its nodes go before them.
 
 mod shares;
 
@@ -55,7 +56,7 @@ fn run() -> Result<()> {
     let options = Options::read()?;
     match &options.rpc {
         Some(programs) => measure_rpc(&options, programs),
-        None if !options.cpu_shares.is_empty() => shares::measure(&options),
+        None if options.is_prediction => shares::measure(&options),
         None => measure_shoal(&options),
     }
 }
@@ -73,6 +74,8 @@ struct Options {
     cores: Vec<String>,
     /// Hundredths of a core for each node; empty if nothing limits them.
     cpu_shares: Vec<u32>,
+    /// Whether predictions are put beside measurements.
+    is_prediction: bool,
     /// Real-time priority of the nodes, below the lab's own; empty for the usual scheduling.
     priority: String,
 }
@@ -95,7 +98,13 @@ impl Options {
             .collect::<std::result::Result<_, _>>()?;
         let n_nodes =
             if cpu_shares.is_empty() { "2".to_owned() } else { cpu_shares.len().to_string() };
+        let usual = if cpu_shares.is_empty() { "speed" } else { "prediction" };
         let options = Self {
+            is_prediction: match take("--measure", usual).as_str() {
+                "speed" => false,
+                "prediction" => true,
+                other => return Err(format!("--measure speed or prediction, not {other}").into()),
+            },
             shoal: take("--shoal", "target/release/shoal").into(),
             rpc: Some(take("--rpc", "")).filter(|dir| !dir.is_empty()).map(PathBuf::from),
             model: take("--model", "demo"),
