@@ -27,6 +27,8 @@ const PACE_EVERY: Duration = Duration::from_millis(500);
 const STEPS_FOR: Duration = Duration::from_secs(3);
 /// A stage that takes less than twice this for a token is not worth a move, in seconds: a link takes as long.
 const COMPUTE_MIN_S: f64 = 2.5e-3;
+/// Least share of its rates that a slow stage is planned with.
+const PACE_MIN: f64 = 0.01;
 /// Longest wait for a coordinator to hear of a slow stage.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 /// Most stages that a peer may tell of.
@@ -140,11 +142,13 @@ impl Node {
         let planned = together(&planned, &measured);
         let mut slowest = (1.0, 0);
         for (i, (measured, planned)) in measured.iter().zip(&planned).enumerate() {
-            let share = (planned / measured).clamp(0.01, 1.0);
+            let node = record.placement.stages[i].node;
+            // The plan knows how slow it was said to be before.
+            let share = (inner.instances.pace(node) * planned / measured).clamp(PACE_MIN, 1.0);
             if share < slowest.0 {
                 slowest = (share, i);
             }
-            inner.instances.set_pace(record.placement.stages[i].node, share);
+            inner.instances.set_pace(node, share);
         }
         let (share, i) = slowest;
         let name = inner.name_of(record.placement.stages[i].node);

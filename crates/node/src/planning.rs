@@ -150,6 +150,7 @@ impl Node {
             let share = self.inner().instances.pace(node.node);
             node.decode_bytes_per_s *= share;
             node.prefill_macs_per_s *= share;
+            node.step_s /= share;
         }
         let own = self.inner().peers().record();
         let alive = self.inner().peers().alive();
