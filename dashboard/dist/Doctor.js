@@ -1,1 +1,1 @@
-import{J as e,X as t,a as n,at as r,dt as i,q as a,vt as o,yt as s}from"./index.js";var c=t(`<h1> </h1>`);function l(t,l){s(l,!0);var u=c(),d=i(u,!0);r(()=>a(d,n.pages.doctor)),e(t,u),o()}export{l as default};
+import{F as e,I as t,J as n,R as r,ct as i,et as a,st as o,t as s}from"./words.js";var c=r(`<h1> </h1>`);function l(r,l){i(l,!0);var u=c(),d=a(u,!0);n(()=>e(d,s.pages.doctor)),t(r,u),o()}export{l as default};

@@ -1,12 +1,18 @@
 /** A node that was opened to the local network, as a phone meets it that has no token. */
-import { expect, test } from "./fleet";
+import { hostname } from "node:os";
+
+import { expect, test, type Node } from "./fleet";
+
+/** The node by this machine's name in the local network: whoever asks for that is a stranger to it. */
+function byName(node: Node): string {
+  const [label = ""] = hostname().split(".");
+  return node.url.replace("127.0.0.1", `${label}.local`);
+}
 
 test("a wrong token stays outside and the right one opens", async ({ fleet, page, context }) => {
   const node = await fleet.node("kitchen", { args: ["--lan"] });
   const { token } = (await node.get<{ lan: { token: string } }>("/settings")).lan;
-  // By its name in the local network: whoever asks for it is a stranger.
-  const door = node.url.replace("127.0.0.1", "kitchen.local");
-  await page.goto(door);
+  await page.goto(byName(node));
   await expect(page.getByRole("heading", { level: 1 })).toHaveText("This device asks for its token");
 
   await page.getByLabel("Token").fill("not-the-token");
@@ -27,7 +33,7 @@ test("a wrong token stays outside and the right one opens", async ({ fleet, page
 test("the address with the token opens at once and keeps it from view", async ({ fleet, page }) => {
   const node = await fleet.node("kitchen", { args: ["--lan"] });
   const { token } = (await node.get<{ lan: { token: string } }>("/settings")).lan;
-  await page.goto(`${node.url.replace("127.0.0.1", "kitchen.local")}/?token=${token}`);
+  await page.goto(`${byName(node)}/?token=${token}`);
   await expect(page.getByRole("navigation", { name: "Pages" })).toBeVisible();
   expect(page.url()).not.toContain(token);
 });
