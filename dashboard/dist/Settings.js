@@ -1,1 +1,1 @@
-import{F as e,I as t,J as n,R as r,ct as i,et as a,st as o,t as s}from"./words.js";var c=r(`<h1> </h1>`);function l(r,l){i(l,!0);var u=c(),d=a(u,!0);n(()=>e(d,s.pages.settings)),t(r,u),o()}export{l as default};
+import{B as e,H as t,Q as n,dt as r,ft as i,it as a,t as o,z as s}from"./words.js";var c=t(`<h1> </h1>`);function l(t,l){i(l,!0);var u=c(),d=a(u,!0);n(()=>s(d,o.pages.settings)),e(t,u),r()}export{l as default};

@@ -1,1 +1,0 @@
-import{F as e,I as t,J as n,Q as r,R as i,T as a,l as o,tt as s,ut as c,w as l}from"./words.js";var u=i(`<span><span class="dot svelte-1m0dk8d" aria-hidden="true"></span> </span>`);function d(i,d){let f=o(d,`tone`,3,`neutral`),p=o(d,`lively`,3,!1);var m=u(),h=s(r(m),1,!0);c(m),n(()=>{l(m,1,a([`badge`,f(),{lively:p()}]),`svelte-1m0dk8d`),e(h,d.text)}),t(i,m)}export{d as t};
