@@ -59,6 +59,10 @@ class Program {
     }
   }
 
+  signal(signal: NodeJS.Signals): void {
+    this.#process.kill(signal);
+  }
+
   async end(signal: NodeJS.Signals): Promise<void> {
     this.#process.stdin?.end();
     this.#process.kill(signal);
@@ -107,6 +111,27 @@ export class Node {
   async kill(): Promise<void> {
     await this.#program?.end("SIGKILL");
     this.#program = undefined;
+  }
+
+  /** Lets it run for a moment in every tenth of a second only, so that an answer takes as long as on a phone. */
+  async slowly(act: () => Promise<void>): Promise<void> {
+    const program = this.#program;
+    let isSlow = true;
+    const beat = async (): Promise<void> => {
+      while (isSlow) {
+        program?.signal("SIGSTOP");
+        await new Promise((wake) => setTimeout(wake, 90));
+        program?.signal("SIGCONT");
+        await new Promise((wake) => setTimeout(wake, 10));
+      }
+    };
+    const beating = beat();
+    try {
+      await act();
+    } finally {
+      isSlow = false;
+      await beating;
+    }
   }
 
   async get<T>(path: string): Promise<T> {
@@ -162,20 +187,21 @@ export class Fleet {
   }
 
   /** Some nodes that belong together and know each other. */
-  async cluster(names: string[], args: string[] = []): Promise<Node[]> {
+  async cluster(names: string[], options: NodeOptions = {}): Promise<Node[]> {
     const [first = "", ...others] = names;
-    const nodes = [await this.node(first, { args })];
+    const nodes = [await this.node(first, options)];
     const [host] = nodes as [Node];
     const { ticket } = await host.post<{ ticket: string }>("/invite");
-    for (const name of others) nodes.push(await this.node(name, { ticket, args }));
+    for (const name of others) nodes.push(await this.node(name, { ...options, ticket }));
     const isThere = (state: State) => state.nodes.filter((it) => it.liveness === "alive").length === names.length;
     for (const node of nodes) await node.until("all nodes are there", isThere);
     return nodes;
   }
 
-  /** A hub that has some files in one repository; returns its address. */
-  async hub(repo: string, files: string[]): Promise<string> {
-    const hub = new Program(join(TARGET, "examples", "serve"), ["--repo", repo, ...files]);
+  /** A hub that has some files in one repository and gives at most so many bytes in a second; returns its address. */
+  async hub(repo: string, files: string[], bytesPerS: number): Promise<string> {
+    const args = ["--repo", repo, "--bytes-per-s", String(bytesPerS), ...files];
+    const hub = new Program(join(TARGET, "examples", "serve"), args);
     this.#hubs.push(hub);
     return hub.line("HF_ENDPOINT=");
   }
