@@ -77,6 +77,7 @@ export const models = {
     },
     progress: (name: string) => `How far ${name} is`,
     on: (n: number) => `on ${devices(n)}`,
+    onOne: (name: string) => `on ${name}`,
     speed: (tokens: number) => `${rate(tokens)} tokens/s`,
     expected: (tokens: number) => `about ${rate(tokens)} tokens/s expected`,
     stopTitle: "Stop this model?",
