@@ -65,6 +65,8 @@ const STOPS_MAX: usize = 16;
 pub struct Config {
     /// The name that people see.
     pub name: String,
+    /// What the device's maker calls it, for people; empty if that is not known.
+    pub device: String,
     /// Whether that name holds whatever the settings say.
     pub is_name_fixed: bool,
     /// Where identity, secret and peers are kept; `None` keeps nothing.
@@ -209,7 +211,7 @@ impl Node {
         let tasks = TaskTracker::new();
         let cancel = CancellationToken::new();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let isa = crate::compute(Some(1), config.isa.as_deref())?.isa().to_string();
+        let compute = crate::compute(Some(1), config.isa.as_deref())?;
         let ticket = config.network.as_ref().and_then(|network| network.join.as_deref());
         let ticket = ticket.map(str::parse::<Ticket>).transpose().map_err(Error::Ticket)?;
         let lock = config.data_dir.as_deref().map(data_dir::claim).transpose()?;
@@ -223,7 +225,8 @@ impl Node {
         let run = crate::random_u64()?;
         let memory_bytes = crate::memory::available_bytes().unwrap_or(MEMORY_BYTES_DEFAULT);
         let settings = SettingsCell::load(&config, memory_bytes);
-        let record = own_record(&settings, id, run, endpoint.as_ref(), isa, now);
+        let mut record = own_record(&settings, id, run, endpoint.as_ref(), now);
+        (record.isa, record.device) = (compute.isa().to_string(), config.device.clone());
         // What is alone for one answer has nothing to keep.
         let kept_in = config.data_dir.clone().filter(|_| online.is_some());
         let remembered = kept_in.as_ref().map(|dir| dir.join(kept::PEERS));
@@ -724,23 +727,16 @@ fn own_record(
     id: NodeId,
     run: u64,
     endpoint: Option<&Endpoint>,
-    isa: String,
     now: Duration,
 ) -> NodeRecord {
     NodeRecord {
-        id,
         version: u64::try_from(now.as_millis()).unwrap_or_default(),
         run,
         name: settings.get().name,
         addrs: endpoint.map(Endpoint::addrs).unwrap_or_default(),
         software: env!("CARGO_PKG_VERSION").to_owned(),
-        isa,
         memory_bytes: settings.memory_share(),
-        profile: None,
-        models: Vec::new(),
-        stages: Vec::new(),
-        links: Vec::new(),
-        draining: None,
+        ..NodeRecord::unknown(id)
     }
 }
 

@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Version of every control message. Raise it on any change to a type of this module.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 /// Largest control message in bytes: records of some hundred nodes fit.
 pub const MAX_MESSAGE_BYTES: usize = 1024 * 1024;
 
@@ -37,6 +37,8 @@ pub struct NodeRecord {
     pub software: String,
     /// The instruction set that its kernels use, for people.
     pub isa: String,
+    /// What its maker calls the device, for people; empty if that is not known.
+    pub device: String,
     /// Memory that it gives to models altogether, in bytes: what is free, and what its stages hold.
     pub memory_bytes: u64,
     /// How fast it computes; `None` until it has measured itself.
@@ -106,6 +108,7 @@ impl NodeRecord {
             addrs: Vec::new(),
             software: String::new(),
             isa: String::new(),
+            device: String::new(),
             memory_bytes: 0,
             profile: None,
             models: Vec::new(),

@@ -5,6 +5,7 @@ mod args;
 mod bench;
 mod cards;
 mod client;
+mod device;
 mod env;
 mod failure;
 mod import;

@@ -12,7 +12,7 @@ use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
 use tracing::info;
 
-use crate::{args::ServeArgs, env, failure::Failure, library, opened, runner, stop};
+use crate::{args::ServeArgs, device, env, failure::Failure, library, opened, runner, stop};
 
 /// Longest time that a node which was told to end lets answers go on and gives its layers away: systems kill what does not end
 /// within 10 to 90 seconds.
@@ -33,7 +33,8 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     let address = listener.local_addr()?;
     let node = Node::start(Config {
         is_name_fixed: args.name.is_some(),
-        name: args.name.unwrap_or_else(device_name),
+        name: args.name.unwrap_or_else(device::name),
+        device: device::model(),
         data_dir: Some(data_dir.clone()),
         network: Some(NetworkConfig {
             interfaces: args.interface,
@@ -144,9 +145,4 @@ fn listen_address(args: &ServeArgs) -> Result<SocketAddr, Failure> {
 fn listener_of(address: SocketAddr) -> Option<SocketAddr> {
     let is_everywhere = address.ip().is_unspecified();
     is_everywhere.then(|| SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())))
-}
-
-/// The host's name, or a plain word.
-fn device_name() -> String {
-    opened::host_name().unwrap_or_else(|| "device".to_owned())
 }

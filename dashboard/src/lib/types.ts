@@ -40,6 +40,10 @@ export interface Device {
   memory_bytes: number;
   software: string;
   isa: string;
+  /** What its maker calls it; empty if that is not known. */
+  device: string;
+  /** Its own links to others, as it measured them last. */
+  links: { node: string; rtt_ms: number }[];
   stages: Stage[];
   /** Why it gives its layers away: `asked`, `ending`, `hot`, `low_battery`, `low_memory`. */
   draining: string | null;

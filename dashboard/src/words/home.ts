@@ -96,6 +96,7 @@ export const home = {
     restartsName: "Runner",
     restarts: (n: number) => (n === 1 ? "started again once" : `started again ${n} times`),
     total: "Sent here",
+    device: "Device",
     program: "Program",
     addresses: "Addresses",
     noAddress: "none known",

@@ -60,6 +60,8 @@ async fn the_state_shows_nodes_and_instances() {
         "memory_bytes": 1 << 30,
         "software": "0.1.0",
         "isa": "avx2",
+        "device": "Pixel 7",
+        "links": [{"node": OWN_ID.to_string(), "rtt_ms": 1.5}],
         "draining": null,
         "stages": [{"instance": "1f", "epoch": 2, "layers": [0, 2]}],
     });

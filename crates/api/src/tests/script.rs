@@ -23,8 +23,8 @@ use shoal_node::{
 use shoal_proto::{
     Epoch, InstanceId, LayerRange, NodeId,
     control::{
-        Battery, HeldModel, InstanceRecord, ModelRef, NodeRecord, Phase, Placement, Profile, Stage,
-        StageRecord, Vitals,
+        Battery, HeldModel, InstanceRecord, LinkRecord, ModelRef, NodeRecord, Phase, Placement,
+        Profile, Stage, StageRecord, Vitals,
     },
     frame::StageTiming,
 };
@@ -260,6 +260,7 @@ impl Backend for Script {
                 addrs: vec!["127.0.0.1:4242".parse().expect("an address")],
                 software: "0.1.0".to_owned(),
                 isa: "avx2".to_owned(),
+                device: "Pixel 7".to_owned(),
                 memory_bytes: 1 << 30,
                 run: 7,
                 profile: Some(Profile {
@@ -278,7 +279,7 @@ impl Backend for Script {
                     layers: LayerRange::new(0, 2).expect("not empty"),
                     n_bytes: 1 << 20,
                 }],
-                links: Vec::new(),
+                links: vec![LinkRecord { node: OWN_ID, rtt_us: 1500, bytes_per_s: 0 }],
                 draining: None,
             },
             is_self: rtt.is_none(),

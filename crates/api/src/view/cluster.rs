@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use shoal_node::{InstanceStatus, NodeStatus, RunnerStatus};
 use shoal_proto::{
     LayerRange,
-    control::{HeldModel, Profile, Stage, StageRecord, Vitals},
+    control::{HeldModel, LinkRecord, Profile, Stage, StageRecord, Vitals},
 };
 
 use super::{DiskView, DownloadView, ms};
@@ -53,10 +53,23 @@ pub struct NodeView {
     pub software: String,
     /// The instruction set that it computes with.
     pub isa: String,
+    /// What its maker calls it; empty if that is not known.
+    pub device: String,
+    /// Its own links to other nodes, as it measured them last.
+    pub links: Vec<LinkView>,
     /// The stages that it runs.
     pub stages: Vec<StageView>,
     /// Why it gives its layers away: `asked`, `ending`, `hot`, `low_battery` or `low_memory`; `None` if it does not.
     pub draining: Option<String>,
+}
+
+/// A link from one node to another.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkView {
+    /// The other node.
+    pub node: String,
+    /// Round-trip time.
+    pub rtt_ms: f64,
 }
 
 /// How a node feels.
@@ -204,9 +217,17 @@ impl From<NodeStatus> for NodeView {
             memory_bytes: record.memory_bytes,
             software: record.software,
             isa: record.isa,
+            device: record.device,
+            links: record.links.iter().map(LinkView::from).collect(),
             stages: record.stages.iter().map(StageView::from).collect(),
             draining: record.draining.map(|cause| cause.as_str().to_owned()),
         }
+    }
+}
+
+impl From<&LinkRecord> for LinkView {
+    fn from(link: &LinkRecord) -> Self {
+        Self { node: link.node.to_string(), rtt_ms: f64::from(link.rtt_us) / 1e3 }
     }
 }
 

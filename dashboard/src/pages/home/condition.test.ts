@@ -17,6 +17,8 @@ const device: Device = {
   memory_bytes: 4_000,
   software: "",
   isa: "neon",
+  device: "",
+  links: [],
   stages: [],
   draining: null,
 };

@@ -19,6 +19,8 @@ function device(name: string, rest: Partial<Device> = {}): Device {
     memory_bytes: 0,
     software: "",
     isa: "",
+    device: "",
+    links: [],
     stages: [],
     draining: null,
     ...rest,
