@@ -79,7 +79,7 @@ export interface NodeOptions {
   hub?: string;
 }
 
-/** A node. */
+/** A node. Without a name it gives itself one, which can be changed. */
 export class Node {
   readonly name: string;
   /** Without a slash at its end. */
@@ -99,7 +99,8 @@ export class Node {
     // A page that is reloaded after a restart has to find its node where it was.
     const listen = this.url === "" ? "127.0.0.1:0" : this.url.replace("http://", "");
     const join_ = ticket === undefined ? [] : ["--join", ticket];
-    const all = ["serve", "--interface", "lo", "--no-caches", "--threads", "1", "--name", this.name, "--listen", listen];
+    const named = this.name === "" ? [] : ["--name", this.name];
+    const all = ["serve", "--interface", "lo", "--no-caches", "--threads", "1", ...named, "--listen", listen];
     this.#program = new Program(join(TARGET, "shoal"), [...all, "--data-dir", this.#directory, ...join_, ...args], {
       HF_ENDPOINT: hub,
       HF_HOME: "/nonexistent",
