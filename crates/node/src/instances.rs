@@ -178,9 +178,12 @@ impl Instances {
         paces.get(&node).filter(|(_, at)| at.elapsed() < PACE_FOR).map_or(1.0, |pace| pace.0)
     }
 
-    /// Notes a stage that runs here, or that none does any more.
+    /// Notes a stage that runs here, unless one of a newer epoch does, or that none does any more.
     pub(crate) fn set_stage(&self, instance: InstanceId, stage: Option<StageRecord>) {
-        self.lock().entry(instance).or_default().stage = stage;
+        self.with(instance, |here| match (&here.stage, &stage) {
+            (Some(known), Some(new)) if known.epoch > new.epoch => {}
+            _ => here.stage = stage,
+        });
     }
 
     /// Takes away a stage if it is still that of this epoch. Returns whether it was.
@@ -541,6 +544,11 @@ impl Node {
     }
 }
 
+/// What is said of an order that something newer has outrun.
+fn outrun() -> Error {
+    Error::StageFailed { message: "a newer placement has come".into() }
+}
+
 impl Inner {
     /// Of instances that answer for one model: one whose every node lives, with the fewest answers under way, and of those the
     /// one that was spread widest, since somebody asked for that by hand.
@@ -593,6 +601,8 @@ impl Inner {
                 message: "the placement does not fit the model".into(),
             });
         }
+        // An order that was long under way must not call back what a newer placement keeps silent.
+        self.check_is_newest(record)?;
         let layers = stages[stage_idx].layers;
         let n_bytes = opened.stage_bytes(layers, record.n_ctx);
         let stage = StageRecord { instance: record.id, epoch: record.epoch, layers, n_bytes };
@@ -600,8 +610,10 @@ impl Inner {
             info!(%layers, epoch = %record.epoch, "stage kept");
             self.instances.set_stage(record.id, Some(stage));
             self.publish_stages();
-            return Ok(());
+            self.end_outdated();
+            return self.check_is_newest(record);
         }
+        self.check_is_newest(record)?;
         if let (Some(library), Some(files)) = (self.library(), &opened.files) {
             // It is there if it was obtained before; a hole in the file would be read as zeros.
             library.obtain(files, models::stage(layers)).await?;
@@ -619,18 +631,21 @@ impl Inner {
             tasks: self.tasks().clone(),
         };
         let runner = RunnerHandle::start(spec, Arc::clone(&opened.model)).await?;
-        if self.is_stale(record) {
-            return Err(Error::StageFailed { message: "a newer placement has come".into() });
+        self.check_is_newest(record)?;
+        if !self.router().add_runner(record, layers, runner) {
+            return Err(outrun());
         }
-        self.router().add_runner(record, layers, runner);
         self.instances.set_stage(record.id, Some(stage));
         self.publish_stages();
-        Ok(())
+        // Something newer may have come between the look and the entry, and found nothing to end.
+        self.end_outdated();
+        self.check_is_newest(record)
     }
 
-    /// Whether something newer is known of an instance than this placement.
-    fn is_stale(&self, record: &InstanceRecord) -> bool {
-        self.peers().read(|state, _| !state.is_current(record.id, record.epoch))
+    /// Fails if something newer is known of an instance than this placement.
+    fn check_is_newest(&self, record: &InstanceRecord) -> Result<(), Error> {
+        let is_newest = self.peers().read(|state, _| state.is_current(record.id, record.epoch));
+        if is_newest { Ok(()) } else { Err(outrun()) }
     }
 
     /// The records of the nodes that run an instance's stages.
@@ -701,5 +716,57 @@ impl Inner {
 
     pub(crate) fn publish_stages(&self) {
         self.peers().set_stages(self.instances.stages());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Config;
+
+    /// The demonstration model on one node without a network, and two placements after it that leave its stage as it is.
+    async fn placed() -> (Node, InstanceRecord, [InstanceRecord; 2]) {
+        let config = Config { name: "one".into(), n_threads: Some(1), ..Config::default() };
+        let node = Node::start(config).await.expect("it needs nothing");
+        let request = PlaceRequest { model: "demo".into(), ..PlaceRequest::default() };
+        let first = node.place(request).await.expect("it fits").record;
+        let later = |record: &InstanceRecord| InstanceRecord {
+            epoch: record.epoch.next(node.id()),
+            phase: Phase::Healing,
+            ..record.clone()
+        };
+        let second = later(&first);
+        let third = later(&second);
+        (node, first, [second, third])
+    }
+
+    fn epochs(node: &Node) -> Vec<Epoch> {
+        node.inner().instances.stages().iter().map(|stage| stage.epoch).collect()
+    }
+
+    #[tokio::test]
+    async fn an_order_to_load_that_was_outrun_moves_nothing() {
+        let (node, first, [second, third]) = placed().await;
+        let inner = node.inner();
+        inner.take_in(second.clone());
+        inner.take_in(third.clone());
+        inner.load(&second).await.expect_err("it comes after the third was heard of");
+        assert_eq!(epochs(&node), [first.epoch], "it waits for the third");
+        inner.load(&third).await.expect("the newest");
+        assert_eq!(epochs(&node), [third.epoch]);
+        inner.load(&second).await.expect_err("it comes after the third was loaded");
+        assert_eq!(epochs(&node), [third.epoch]);
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_waits_for_the_newest_placement_is_not_let_go_by_an_older_one() {
+        let (node, _, [second, third]) = placed().await;
+        let router = node.inner().router();
+        assert!(router.fence(&second) && router.fence(&third) && router.fence(&second));
+        assert!(!router.move_runner(&second, 0).await, "heard of after the order was checked");
+        assert!(router.move_runner(&third, 0).await);
+        assert!(!router.move_runner(&second, 0).await, "it is not moved back");
+        node.shutdown().await;
     }
 }

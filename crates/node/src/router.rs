@@ -56,8 +56,10 @@ struct Placed {
     /// What it runs, and for how many positions.
     layers: LayerRange,
     n_ctx: u32,
-    /// A newer placement is being made that leaves it as it is: until that is ready nothing reaches it.
-    is_fenced: bool,
+    /// A newer placement is being made that leaves it as it is: until that, or one after it, is ready nothing reaches it.
+    fenced_for: Option<Epoch>,
+    /// Held while it is moved, so that what the runner is told last is what holds.
+    moving: Arc<tokio::sync::Mutex<()>>,
     runner: RunnerHandle,
     last_used: Instant,
 }
@@ -68,6 +70,13 @@ struct LinkHandle {
     queue: mpsc::Sender<Frame>,
     /// Tells the link to take a new connection.
     renew: Arc<Notify>,
+}
+
+impl Placed {
+    /// The epoch that it serves or waits for.
+    fn newest(&self) -> Epoch {
+        self.fenced_for.unwrap_or(self.epoch)
+    }
 }
 
 type DriverKey = (InstanceId, SequenceId);
@@ -144,17 +153,23 @@ impl Router {
         self.outbox.clone()
     }
 
-    /// Makes the runner of a stage of an instance reachable. A runner of an older epoch ends.
+    /// Makes the runner of a stage of an instance reachable. A runner of an older epoch ends. `false` if one of a newer epoch is
+    /// here, or is waited for: then it is this one that ends.
     pub(crate) fn add_runner(
         &self,
         instance: &InstanceRecord,
         layers: LayerRange,
         runner: RunnerHandle,
-    ) {
+    ) -> bool {
         let (epoch, n_ctx) = (instance.epoch, instance.n_ctx);
-        let last_used = Instant::now();
-        let placed = Placed { epoch, layers, n_ctx, is_fenced: false, runner, last_used };
-        self.tables().runners.insert(instance.id, placed);
+        let mut tables = self.tables();
+        if tables.runners.get(&instance.id).is_some_and(|placed| placed.newest() > epoch) {
+            return false;
+        }
+        let (moving, last_used) = (Arc::default(), Instant::now());
+        let placed = Placed { epoch, layers, n_ctx, fenced_for: None, moving, runner, last_used };
+        tables.runners.insert(instance.id, placed);
+        true
     }
 
     /// Keeps what reaches the runner of an instance away from it, since a newer placement is being made, if that leaves its
@@ -163,31 +178,36 @@ impl Router {
         let mut tables = self.tables();
         let Some(placed) = tables.runners.get_mut(&instance.id) else { return false };
         let is_kept = is_kept(placed, instance, self.id);
-        placed.is_fenced |= is_kept;
+        // What waits for the newest placement is not let go by the end of an older one.
+        if is_kept && placed.epoch < instance.epoch {
+            placed.fenced_for = placed.fenced_for.max(Some(instance.epoch));
+        }
         is_kept
     }
 
     /// Moves the runner of an instance to a newer placement that leaves its stage as it is, with every sequence that it holds.
-    /// `false` if there is none, or its stage is another.
+    /// `false` if there is none, its stage is another, or a newer placement than this has taken it or waits for it.
     pub(crate) async fn move_runner(&self, instance: &InstanceRecord, stage_idx: usize) -> bool {
-        let runner = {
+        let movable = || {
             let tables = self.tables();
             let placed = tables.runners.get(&instance.id);
-            match placed.filter(|placed| is_kept(placed, instance, self.id)) {
-                Some(placed) => placed.runner.clone(),
-                None => return false,
-            }
+            let placed = placed.filter(|placed| is_movable(placed, instance, self.id));
+            placed.map(|placed| (placed.runner.clone(), Arc::clone(&placed.moving)))
         };
+        let Some((_, moving)) = movable() else { return false };
+        let _one_at_a_time = moving.lock().await;
+        // Another may have moved it, or taken its place, meanwhile.
+        let Some((runner, _)) = movable() else { return false };
         if !runner.send(Input::Move(Route::of(instance, stage_idx))).await {
             return false;
         }
         let mut tables = self.tables();
         let placed = tables.runners.get_mut(&instance.id);
-        let Some(placed) = placed.filter(|placed| placed.epoch <= instance.epoch) else {
+        let Some(placed) = placed.filter(|placed| is_movable(placed, instance, self.id)) else {
             return false;
         };
         placed.epoch = instance.epoch;
-        placed.is_fenced = false;
+        placed.fenced_for = None;
         true
     }
 
@@ -284,7 +304,7 @@ impl Router {
                 if matches!(frame.body, Body::Step(_)) {
                     placed.last_used = Instant::now();
                 }
-                (placed.epoch, placed.is_fenced, placed.runner.clone())
+                (placed.epoch, placed.fenced_for.is_some(), placed.runner.clone())
             })
         };
         let reason = match found {
@@ -500,6 +520,11 @@ fn is_kept(placed: &Placed, instance: &InstanceRecord, id: NodeId) -> bool {
     placed.epoch <= instance.epoch
         && placed.n_ctx == instance.n_ctx
         && stages.any(|stage| stage.node == id && stage.layers == placed.layers)
+}
+
+/// Whether a runner may be moved to a placement of its instance: its stage is the same there, and nothing newer is known.
+fn is_movable(placed: &Placed, instance: &InstanceRecord, id: NodeId) -> bool {
+    placed.newest() <= instance.epoch && is_kept(placed, instance, id)
 }
 
 /// What the driver is told of a frame that did not arrive; nothing if it was not meant for a stage, or only said goodbye.
