@@ -26,6 +26,9 @@ use crate::Time;
 
 /// Pause before stages are probed again after a loss: they may be starting.
 const PROBE_AGAIN: Time = Time::from_millis(200);
+/// How often what stages of one placement had computed may be computed again without a further token of the log. Stages that
+/// make room for others in turn lose it for ever.
+const RECOMPUTATIONS_MAX: u32 = 8;
 /// Longest time until a driver looks again. Whoever looks later was not running, which is no silence of the others.
 const TICK: Time = Time::from_secs(5);
 
@@ -87,7 +90,8 @@ pub enum Order {
         /// Tokens that were computed again.
         n_recomputed: u32,
     },
-    /// The answer cannot be completed: nothing has moved for too long.
+    /// The answer cannot be completed: nothing has moved for too long, or what moved was lost again each time
+    /// ([`Timeline::lost_in_vain`]).
     GiveUp,
 }
 
@@ -117,6 +121,10 @@ pub struct Timeline {
     n_sent: u32,
     /// The most that was ever sent: what is sent below it is sent again.
     n_sent_most: u32,
+    /// The most that was ever done.
+    n_done_most: u32,
+    /// How often stages of this placement have lost what was done, since the log last grew.
+    n_in_vain: u32,
     /// What each stage holds once the steps under way are done; not known of those that have not answered.
     held: Vec<Option<u32>>,
     /// Where the steps under way end.
@@ -169,6 +177,8 @@ impl Timeline {
             n_log,
             n_sent: n_cached,
             n_sent_most: n_cached,
+            n_done_most: 0,
+            n_in_vain: 0,
             held: vec![Some(n_cached); pipeline.n_stages],
             in_flight: VecDeque::new(),
             heard: now,
@@ -204,6 +214,10 @@ impl Timeline {
         if pipeline.epoch < self.pipeline.epoch || pipeline == self.pipeline {
             return;
         }
+        if pipeline.epoch > self.pipeline.epoch {
+            // Other stages may have the room that those before them lacked.
+            self.n_in_vain = 0;
+        }
         self.pipeline = pipeline;
         self.asked = None;
         if pipeline.is_whole { self.probe(now, false) } else { self.wait() }
@@ -232,6 +246,16 @@ impl Timeline {
         self.in_flight.clear();
         self.n_sent = least.min(self.n_log - 1);
         self.phase = Phase::Flowing;
+        if self.n_sent < self.n_done_most {
+            self.n_in_vain += 1;
+            self.n_done_most = self.n_sent;
+        }
+    }
+
+    /// How often the stages have lost what they had computed, if that is why the request is given up: more than they have
+    /// memory for is asked of them.
+    pub fn lost_in_vain(&self) -> Option<u32> {
+        (self.n_in_vain > RECOMPUTATIONS_MAX).then_some(self.n_in_vain)
     }
 
     /// Takes in that a step which ends before `position` is done. Returns whether a token that came with it is the next of the
@@ -243,6 +267,7 @@ impl Timeline {
         let n_before = self.in_flight.len();
         self.in_flight.retain(|&end| end > position);
         if self.in_flight.len() < n_before {
+            self.n_done_most = self.n_done_most.max(position);
             self.heard = now;
             self.silent_at = now + self.patience.probe_after;
             if matches!(self.phase, Phase::Probing { is_silence: true, .. }) {
@@ -254,6 +279,7 @@ impl Timeline {
         let is_next = has_token && position == self.n_log;
         if is_next {
             self.n_log += 1;
+            self.n_in_vain = 0;
             self.heard = now;
         }
         is_next
@@ -265,7 +291,7 @@ impl Timeline {
         self.heard += late;
         self.silent_at += late;
         self.due = now + TICK;
-        if now >= self.heard + self.patience.give_up_after {
+        if now >= self.heard + self.patience.give_up_after || self.lost_in_vain().is_some() {
             return vec![Order::GiveUp];
         }
         let mut orders: Vec<Order> = self.resumed.take().into_iter().collect();

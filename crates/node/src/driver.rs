@@ -329,6 +329,10 @@ impl Driver {
     }
 
     fn give_up(&mut self) -> Error {
+        if let Some(n_times) = self.timeline.lost_in_vain() {
+            let message = unkept(n_times, self.log.len(), self.trouble.take().as_ref());
+            return Error::StageFailed { message };
+        }
         let after = self.ctx.patience.give_up_after;
         match self.trouble.take() {
             Some(Trouble::Lost(node, layers)) => Error::StageLost { node, layers },
@@ -449,6 +453,18 @@ fn as_stage(stage: usize) -> u16 {
 
 fn count(n: usize) -> u32 {
     u32::try_from(n).expect("bounded by the context")
+}
+
+/// What is said of an answer whose stages lose what they hold of it as often as they compute it.
+fn unkept(n_times: u32, n_tokens: usize, trouble: Option<&Trouble>) -> String {
+    let last = match trouble {
+        Some(Trouble::Said(reason)) => format!("; {reason}"),
+        _ => String::new(),
+    };
+    format!(
+        "memory is missing for the {n_tokens} tokens of this conversation: its stages lost them {n_times} times in a row \
+         before the next one came, since too many conversations share their KV caches{last}"
+    )
 }
 
 /// The beginning of a request's trace.

@@ -160,6 +160,53 @@ fn gives_up_when_nothing_moves_for_too_long_but_not_for_having_slept() {
     }
 }
 
+/// Lets a stage compute all of a log but its end, and lose it, `n_max` times or until the request is given up. Returns how often
+/// that was.
+fn lose_again_and_again(timeline: &mut Timeline, now: &mut Time, n_max: u32) -> u32 {
+    let epoch = timeline.pipeline().epoch;
+    let mut n_lost = 0;
+    while n_lost < n_max {
+        *now += 50 * MS;
+        for order in timeline.orders(*now, CHUNK) {
+            match order {
+                Order::Probe { stage, .. } => timeline.have(epoch, stage, 0),
+                Order::Send { wants_token: true, .. } => {
+                    timeline.lost(*now, epoch);
+                    n_lost += 1;
+                }
+                Order::Send { to, .. } => assert!(!timeline.done(*now, epoch, to, false)),
+                Order::GiveUp => return n_lost,
+                Order::Healing | Order::Resumed { .. } => {}
+            }
+        }
+    }
+    n_lost
+}
+
+#[test]
+fn what_stages_cannot_keep_is_not_computed_for_ever() {
+    let (mut timeline, mut now) = (begin(1, 30), MS);
+    let n_lost = lose_again_and_again(&mut timeline, &mut now, 1000);
+    assert_eq!(n_lost, RECOMPUTATIONS_MAX + 1);
+    assert_eq!(timeline.lost_in_vain(), Some(n_lost));
+}
+
+#[test]
+fn losses_between_which_the_answer_grows_or_its_stages_change_are_borne() {
+    let (mut timeline, mut now) = (begin(1, 30), MS);
+    for epoch in 2..20 {
+        let n_lost = lose_again_and_again(&mut timeline, &mut now, RECOMPUTATIONS_MAX);
+        assert_eq!(n_lost, RECOMPUTATIONS_MAX, "before epoch {epoch}");
+        timeline.placed(now, pipeline(epoch, 1));
+    }
+    for n_log in 30..40 {
+        let n_lost = lose_again_and_again(&mut timeline, &mut now, RECOMPUTATIONS_MAX);
+        assert_eq!(n_lost, RECOMPUTATIONS_MAX, "before token {n_log}");
+        // The token was only late.
+        assert!(timeline.done(now, Epoch(19), n_log, true));
+    }
+}
+
 /// A small generator of numbers (Steele, Lea and Flood 2014, "SplitMix64").
 struct Random(u64);
 
