@@ -27,6 +27,7 @@ use tracing::{debug, info};
 use crate::{
     Error, clock,
     generate::{Event, FinishReason, GenerateRequest, Timings, Usage},
+    instances::Instances,
     instruments::Instruments,
     models::Opened,
     peers::Peers,
@@ -55,6 +56,7 @@ pub(crate) struct Context {
     pub(crate) router: Arc<Router>,
     pub(crate) peers: Arc<Peers>,
     pub(crate) sequences: Arc<Sequences>,
+    pub(crate) instances: Arc<Instances>,
     pub(crate) instruments: Instruments,
     pub(crate) patience: Patience,
 }
@@ -322,10 +324,19 @@ impl Driver {
             Some(Trouble::Lost(node, layers)) => {
                 format!("layers {layers} are lost with node {}", node.short())
             }
-            Some(Trouble::Replaced) => "the model is being placed anew".to_owned(),
+            Some(Trouble::Replaced) => {
+                format!("the model is being placed anew{}", self.why_replaced())
+            }
             Some(Trouble::Said(reason)) => reason.clone(),
             None => format!("no answer for {} s", self.ctx.patience.probe_after.as_secs()),
         }
+    }
+
+    /// Why the instance is being placed anew, as the end of a sentence; nothing if nobody has said.
+    fn why_replaced(&self) -> String {
+        let (id, epoch) = (self.job.instance.id, self.job.instance.epoch);
+        let why = self.ctx.instances.why(id, epoch);
+        why.map_or_else(String::new, |why| format!(": {why}"))
     }
 
     fn give_up(&mut self) -> Error {
@@ -337,7 +348,11 @@ impl Driver {
         match self.trouble.take() {
             Some(Trouble::Lost(node, layers)) => Error::StageLost { node, layers },
             Some(Trouble::Replaced) => Error::StageFailed {
-                message: format!("the model could not be placed anew within {} s", after.as_secs()),
+                message: format!(
+                    "the model could not be placed anew within {} s{}",
+                    after.as_secs(),
+                    self.why_replaced()
+                ),
             },
             Some(Trouble::Said(message)) => Error::StageFailed { message },
             None => Error::StageSilent { after },

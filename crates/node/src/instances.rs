@@ -115,17 +115,15 @@ pub(crate) async fn watch_stages(inner: Arc<Inner>, mut lost: LostStages) {
 
 impl Instances {
     /// Knows nothing yet.
-    pub(crate) fn new() -> (Self, LostStages) {
+    pub(crate) fn new() -> (Arc<Self>, LostStages) {
         let (lost, stages) = mpsc::channel(LOST_MAX);
-        (
-            Self {
-                lost,
-                here: Mutex::default(),
-                paces: Mutex::default(),
-                automatic: tokio::sync::Mutex::default(),
-            },
-            stages,
-        )
+        let instances = Self {
+            lost,
+            here: Mutex::default(),
+            paces: Mutex::default(),
+            automatic: tokio::sync::Mutex::default(),
+        };
+        (Arc::new(instances), stages)
     }
 
     fn lock(&self) -> MutexGuard<'_, HashMap<InstanceId, Here>> {
@@ -163,6 +161,13 @@ impl Instances {
         if let Some(why) = why {
             self.with(instance, |here| here.why = Some((epoch, why)));
         }
+    }
+
+    /// Why an instance's nodes changed to those of an epoch, as far as this node was told.
+    pub(crate) fn why(&self, instance: InstanceId, epoch: Epoch) -> Option<String> {
+        let here = self.lock();
+        let (of, why) = here.get(&instance)?.why.as_ref()?;
+        (*of == epoch).then(|| why.clone())
     }
 
     /// Notes which share of its planned speed a node was seen to have.
@@ -283,10 +288,9 @@ impl Node {
         let is_healing = record.phase == Phase::Ready && missing.is_some();
         let state = if is_healing { "healing" } else { record.phase.as_str() };
         let leaving = self.inner().why_leaving(&record);
+        let moved = self.inner().instances.why(record.id, record.epoch);
         let here = self.inner().instances.lock();
         let here = here.get(&record.id);
-        let moved = here.and_then(|here| here.why.clone());
-        let moved = moved.filter(|(epoch, _)| *epoch == record.epoch).map(|(_, why)| why);
         let lost = missing
             .map(|(node, layers)| format!("layers {layers} are lost with node {}", node.short()));
         let why = match &record.phase {
@@ -721,8 +725,10 @@ impl Inner {
 
 #[cfg(test)]
 mod tests {
+    use shoal_proto::SamplingParams;
+
     use super::*;
-    use crate::Config;
+    use crate::{Config, Event, GenerateRequest, Prompt};
 
     /// The demonstration model on one node without a network, and two placements after it that leave its stage as it is.
     async fn placed() -> (Node, InstanceRecord, [InstanceRecord; 2]) {
@@ -756,6 +762,39 @@ mod tests {
         assert_eq!(epochs(&node), [third.epoch]);
         inner.load(&second).await.expect_err("it comes after the third was loaded");
         assert_eq!(epochs(&node), [third.epoch]);
+        node.shutdown().await;
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_waits_says_why_its_model_is_placed_anew() {
+        let (node, first, [second, third]) = placed().await;
+        let request = GenerateRequest {
+            model: first.id.to_string(),
+            prompt: Prompt::Raw("The fish".into()),
+            sampling: SamplingParams { temperature: 1.0, seed: 7, ..Default::default() },
+            max_tokens: Some(200),
+            stop: Vec::new(),
+        };
+        let mut answer = node.generate(request).await.expect("it is placed");
+        while !matches!(answer.next().await.expect("it has not ended"), Event::Text(_)) {}
+        let inner = node.inner();
+        let whys = [(second, Some("phone takes 2.5 times as long as planned")), (third, None)];
+        for (record, why) in whys {
+            inner.instances.set_why(record.id, record.epoch, why.map(str::to_owned));
+            inner.take_in(record.clone());
+            let told = loop {
+                match answer.next().await.expect("it has not ended") {
+                    Event::Healing { why } => break why,
+                    event => assert!(!matches!(event, Event::Finished { .. }), "too early"),
+                }
+            };
+            let reason = why.map_or_else(String::new, |why| format!(": {why}"));
+            assert_eq!(told, format!("the model is being placed anew{reason}"));
+            inner.load(&record).await.expect("the newest");
+            inner.take_in(InstanceRecord { phase: Phase::Ready, ..record });
+            while !matches!(answer.next().await.expect("it goes on"), Event::Resumed { .. }) {}
+        }
+        while !matches!(answer.next().await.expect("it ends"), Event::Finished { .. }) {}
         node.shutdown().await;
     }
 

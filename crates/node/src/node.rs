@@ -187,7 +187,7 @@ pub(crate) struct Inner {
     sequences: Arc<Sequences>,
     queues: Arc<Queues>,
     pub(crate) instruments: Instruments,
-    pub(crate) instances: Instances,
+    pub(crate) instances: Arc<Instances>,
     pub(crate) settings: SettingsCell,
     chats: Chats,
     exchange: exchange::Exchange,
@@ -386,6 +386,7 @@ impl Node {
             router: Arc::clone(&self.inner.router),
             peers: Arc::clone(&self.inner.peers),
             sequences: Arc::clone(&self.inner.sequences),
+            instances: Arc::clone(&self.inner.instances),
             instruments: self.inner.instruments.clone(),
             patience: self.inner.config.patience,
         };
