@@ -378,7 +378,7 @@ impl Node {
         if n_prompt >= n_ctx {
             return Err(Error::ContextFull { n_prompt, n_ctx });
         }
-        let mut turn = self.inner.queues.enter(instance.id)?;
+        let mut turn = self.inner.queues.enter(instance.id, self.n_fitting(&instance, &opened))?;
         let witness = self.witness(caller, &instance, n_prompt, received);
         let (sender, events) = mpsc::channel(generate::EVENTS_MAX);
         let ctx = driver::Context {

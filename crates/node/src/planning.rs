@@ -7,7 +7,7 @@ use shoal_cluster::planner::{
     derate,
 };
 use shoal_proto::{
-    LayerRange, NodeId,
+    InstanceId, LayerRange, NodeId,
     control::{InstanceRecord, ModelRef, NodeRecord, Placement, Profile, Vitals},
 };
 
@@ -173,6 +173,21 @@ impl Node {
         nodes.collect()
     }
 
+    /// How many answers of an instance its stages have memory for at once, as their nodes say it: each holds KV caches of the
+    /// whole context at every stage. A placement has reserved those of one; the others share what no stage was promised.
+    pub(crate) fn n_fitting(&self, instance: &InstanceRecord, opened: &Opened) -> usize {
+        let own = self.inner().peers().record();
+        let alive = self.inner().peers().alive();
+        let fits = instance.placement.stages.iter().filter_map(|stage| {
+            let record = std::iter::once(&own).chain(&alive).find(|it| it.id == stage.node)?;
+            let kv_bytes = opened.model.kv_bytes(stage.layers, instance.n_ctx as usize);
+            let n_bytes = opened.stage_bytes(stage.layers, instance.n_ctx);
+            Some(sequences_that_fit(record, instance.id, n_bytes, kv_bytes))
+        });
+        // Nothing is known of nodes that have just come; they hold nobody up.
+        fits.min().unwrap_or(usize::MAX)
+    }
+
     fn report(&self, opened: &Opened, n_ctx: u32, plan: &Plan, excluded: &[NodeId]) -> PlanReport {
         let records = self.inner().peers().known_records();
         let own = self.inner().peers().record();
@@ -289,6 +304,16 @@ fn plan_node(
     }
 }
 
+/// How many answers have room at a node for their KV caches of a stage: the one that the stage of `n_bytes` was placed with, and
+/// as many as fit into this stage's share of what the node has promised to none.
+fn sequences_that_fit(node: &NodeRecord, id: InstanceId, n_bytes: u64, kv_bytes: u64) -> usize {
+    let others = node.stages.iter().filter(|stage| stage.instance != id);
+    let promised = others.clone().fold(n_bytes, |sum, stage| sum.saturating_add(stage.n_bytes));
+    let spare = node.memory_bytes.saturating_sub(promised) / (1 + others.count() as u64);
+    let n_more = spare.checked_div(kv_bytes).unwrap_or(u64::MAX);
+    usize::try_from(n_more).unwrap_or(usize::MAX).saturating_add(1)
+}
+
 /// The links between nodes: as either end measured it, else the slower of both ends' ways to the rest, since in a home they
 /// meet at the same access point.
 fn links(records: &[&NodeRecord]) -> Links {
@@ -328,7 +353,7 @@ fn slowest(links: &[Link]) -> Option<Link> {
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt as _;
-    use shoal_proto::control::LinkRecord;
+    use shoal_proto::control::{LinkRecord, StageRecord};
 
     use super::*;
 
@@ -358,6 +383,29 @@ mod tests {
         let links = super::links(&strangers.each_ref());
         let link = links.get(NodeId([1; 32]), NodeId([2; 32]));
         assert_eq!((link.rtt_s, link.bytes_per_s), (RTT_DEFAULT, BANDWIDTH_DEFAULT));
+    }
+
+    #[test]
+    fn stages_share_the_memory_that_is_left_for_further_answers() {
+        let stage = |instance, n_bytes| StageRecord {
+            instance: InstanceId(instance),
+            epoch: shoal_proto::Epoch(1),
+            layers: LayerRange::new(0, 1).expect("one layer"),
+            n_bytes,
+        };
+        let node = |memory_bytes, stages: &[StageRecord]| NodeRecord {
+            memory_bytes,
+            stages: stages.to_vec(),
+            ..record(1, &[])
+        };
+        let fit = |node: &NodeRecord| sequences_that_fit(node, InstanceId(1), 600, 100);
+        assert_eq!(fit(&node(1000, &[stage(1, 600)])), 5, "one is reserved, four fit beside it");
+        assert_eq!(fit(&node(1000, &[])), 5, "its stage is not told of yet");
+        assert_eq!(fit(&node(699, &[stage(1, 600)])), 1);
+        assert_eq!(fit(&node(500, &[stage(1, 600)])), 1, "more was promised than there is");
+        let both = [stage(1, 600), stage(2, 1000)];
+        assert_eq!(fit(&node(2000, &both)), 3, "half of what is left for each");
+        assert_eq!(sequences_that_fit(&node(1000, &[]), InstanceId(1), 600, 0), usize::MAX);
     }
 
     #[test]

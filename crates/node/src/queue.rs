@@ -46,6 +46,8 @@ pub(crate) enum Place {
 #[derive(Debug)]
 pub(crate) struct Line {
     n_parallel: usize,
+    /// Answers whose KV caches the stages have memory for.
+    n_fitting: usize,
     n_waiting_max: usize,
     running: HashSet<u64>,
     waiting: VecDeque<u64>,
@@ -58,12 +60,18 @@ impl Line {
     pub(crate) fn new(n_parallel: usize, n_waiting_max: usize) -> Self {
         assert!(n_parallel >= 1, "an instance that answers nobody");
         let (running, waiting) = (HashSet::new(), VecDeque::new());
-        Self { n_parallel, n_waiting_max, running, waiting, turn_s: None }
+        let n_fitting = usize::MAX;
+        Self { n_parallel, n_fitting, n_waiting_max, running, waiting, turn_s: None }
+    }
+
+    /// Answers that run at once.
+    fn n_places(&self) -> usize {
+        self.n_parallel.min(self.n_fitting)
     }
 
     /// Takes a request in, unless the line is full. `id` must be new.
     pub(crate) fn enter(&mut self, id: u64) -> Option<Place> {
-        if self.running.len() < self.n_parallel {
+        if self.running.len() < self.n_places() {
             self.running.insert(id);
             return Some(Place::Running);
         }
@@ -89,7 +97,7 @@ impl Line {
 
     /// Calls those who wait first, as long as there is room.
     fn call(&mut self) {
-        while self.running.len() < self.n_parallel
+        while self.running.len() < self.n_places()
             && let Some(next) = self.waiting.pop_front()
         {
             self.running.insert(next);
@@ -99,6 +107,12 @@ impl Line {
     /// Lets another number of answers run at once; those that run go on.
     fn set_parallel(&mut self, n_parallel: usize) {
         self.n_parallel = n_parallel.max(1);
+        self.call();
+    }
+
+    /// Takes in how many answers the stages have memory for; those that run go on, and one always may.
+    fn set_fitting(&mut self, n_fitting: usize) {
+        self.n_fitting = n_fitting.max(1);
         self.call();
     }
 
@@ -121,9 +135,9 @@ impl Line {
     }
 
     /// When one more place in a full line is likely to be free: turns end one after the other, `n_parallel` of them in the
-    /// time that one takes.
+    /// time that one takes; fewer where memory allows no more.
     pub(crate) fn retry_after(&self) -> Duration {
-        let wait_s = self.turn_s.map_or(RETRY_DEFAULT_S, |turn_s| turn_s / self.n_parallel as f64);
+        let wait_s = self.turn_s.map_or(RETRY_DEFAULT_S, |turn_s| turn_s / self.n_places() as f64);
         Duration::from_secs_f64(wait_s.clamp(RETRY_S.0, RETRY_S.1).ceil())
     }
 }
@@ -174,16 +188,23 @@ impl Queues {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes a request in.
+    /// Takes a request in, for an instance whose stages have memory for `n_fitting` answers at once.
     ///
     /// # Errors
     /// If too many wait already.
-    pub(crate) fn enter(self: &Arc<Self>, instance: InstanceId) -> Result<Turn, Error> {
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        instance: InstanceId,
+        n_fitting: usize,
+    ) -> Result<Turn, Error> {
         let mut lines = self.lock();
         lines.next += 1;
         let id = lines.next;
         let n_parallel = self.n_parallel.load(Ordering::Relaxed);
         let line = lines.of.entry(instance).or_insert_with(|| Line::new(n_parallel, WAITING_MAX));
+        line.set_fitting(n_fitting);
+        // Whoever waited may have been called by that.
+        self.moved.send_replace(());
         let Some(place) = line.enter(id) else {
             let (n_waiting, retry_after) = (line.n_waiting(), line.retry_after());
             return Err(Error::Overloaded { n_waiting, retry_after });
@@ -291,6 +312,25 @@ mod tests {
     }
 
     #[test]
+    fn no_more_run_at_once_than_there_is_memory_for() {
+        let mut line = Line::new(4, 8);
+        line.set_fitting(2);
+        assert!((1..=6).all(|id| line.enter(id).is_some()));
+        assert_eq!((line.place(2), line.place(3)), (Some(Place::Running), Some(Place::Waiting(0))));
+        line.leave(1, None);
+        line.set_fitting(0);
+        assert_eq!((line.place(3), line.place(4)), (Some(Place::Running), Some(Place::Waiting(0))));
+        line.leave(2, None);
+        assert_eq!(line.place(4), Some(Place::Waiting(0)), "one, though there is memory for none");
+        line.set_fitting(100);
+        assert_eq!(line.place(6), Some(Place::Running));
+        assert_eq!(
+            (line.enter(7), line.place(7)),
+            (Some(Place::Waiting(0)), Some(Place::Waiting(0)))
+        );
+    }
+
+    #[test]
     fn a_full_line_takes_nobody_in() {
         let mut line = Line::new(1, 2);
         assert!((1..=3).all(|id| line.enter(id).is_some()));
@@ -350,12 +390,12 @@ mod tests {
     #[tokio::test]
     async fn waiters_are_told_where_they_stand_and_called_in_turn() {
         let (queues, instance) = (Queues::new(1), InstanceId(1));
-        let first = queues.enter(instance).expect("room");
+        let first = queues.enter(instance, usize::MAX).expect("room");
         let (sender, mut events) = mpsc::channel(8);
         let mut tasks = tokio::task::JoinSet::new();
         let (done, mut order) = mpsc::channel(8);
         for name in ["second", "third"] {
-            let mut turn = queues.enter(instance).expect("room");
+            let mut turn = queues.enter(instance, usize::MAX).expect("room");
             let (sender, done) = (sender.clone(), done.clone());
             tasks.spawn(async move {
                 assert!(turn.come(&sender).await);
@@ -369,7 +409,10 @@ mod tests {
         }
         positions.sort_unstable();
         assert_eq!((positions, queues.n_waiting(instance)), (vec![0, 1], 2));
-        assert!(queues.enter(InstanceId(2)).expect("room").come(&sender).await, "its own line");
+        assert!(
+            queues.enter(InstanceId(2), usize::MAX).expect("room").come(&sender).await,
+            "its own line"
+        );
         drop(first);
         assert_eq!((order.recv().await, order.recv().await), (Some("second"), Some("third")));
         while let Some(task) = tasks.join_next().await {
@@ -381,9 +424,9 @@ mod tests {
     #[tokio::test]
     async fn a_waiter_whose_client_goes_away_leaves_the_line() {
         let (queues, instance) = (Queues::new(1), InstanceId(1));
-        let _first = queues.enter(instance).expect("room");
+        let _first = queues.enter(instance, usize::MAX).expect("room");
         let (sender, events) = mpsc::channel(8);
-        let mut turn = queues.enter(instance).expect("room");
+        let mut turn = queues.enter(instance, usize::MAX).expect("room");
         drop(events);
         assert!(!turn.come(&sender).await);
         drop(turn);
@@ -394,10 +437,10 @@ mod tests {
     fn too_many_are_refused_and_told_when_to_come_back() {
         let (queues, instance) = (Queues::new(1), InstanceId(1));
         let turns: Vec<Turn> =
-            (0..=WAITING_MAX).map(|_| queues.enter(instance).expect("room")).collect();
-        let refused = queues.enter(instance).expect_err("full");
+            (0..=WAITING_MAX).map(|_| queues.enter(instance, usize::MAX).expect("room")).collect();
+        let refused = queues.enter(instance, usize::MAX).expect_err("full");
         assert!(matches!(refused, Error::Overloaded { n_waiting: WAITING_MAX, .. }), "{refused}");
         drop(turns);
-        assert!(queues.enter(instance).is_ok());
+        assert!(queues.enter(instance, usize::MAX).is_ok());
     }
 }
