@@ -27,6 +27,17 @@ async function visit(page: Page, node: Node, name: string): Promise<void> {
   await settled(page);
 }
 
+/** A chat with an answer; returns its place. */
+async function talk(node: Node): Promise<string> {
+  const text = "What is Shoal?";
+  const { id } = await node.post<{ id: string }>("/chats", { title: "About Shoal", model: "demo" });
+  const { id: parent } = await node.post<{ id: string }>(`/chats/${id}/messages`, { parent: null, role: "user", text });
+  const shoal = { chat: id, message: "0123456789abcdef0123456789abcdef", parent };
+  const messages = [{ role: "user", content: text }];
+  await node.post("/v1/chat/completions", { model: "demo", temperature: 0, messages, shoal });
+  return `chat/${id}`;
+}
+
 for (const [screen, viewport] of Object.entries(SCREENS)) {
   for (const colorScheme of ["light", "dark"] as const) {
     test.describe(`${screen}, ${colorScheme}`, () => {
@@ -35,15 +46,13 @@ for (const [screen, viewport] of Object.entries(SCREENS)) {
       test("every page reads well", async ({ fleet, page }) => {
         const [node] = (await fleet.cluster(["kitchen", "old-pixel"])) as [Node, Node];
         await node.post("/place_instance", { model: "demo", nodes: 2 });
-        await node.until("the model is ready", (state) => state.instances[0]?.state === "ready");
-        await node.post("/v1/chat/completions", {
-          model: "demo",
-          max_tokens: 24,
-          messages: [{ role: "user", content: "Tell me a story." }],
-        });
+        const state = await node.until("the model is ready", ({ instances }) => instances.some((it) => it.placement.length === 2 && it.state === "ready"));
+        // What each device placed on itself when it started.
+        for (const it of state.instances) if (it.placement.length === 1) await node.delete(`/instance/${it.id}`);
+        const chat = await talk(node);
         for (const name of PAGES) {
           await test.step(name, async () => {
-            await visit(page, node, name);
+            await visit(page, node, name === "chat" ? chat : name);
             const found = await new AxeBuilder({ page }).analyze();
             const violations = found.violations.map(({ id, nodes }) => [id, ...nodes.map((it) => it.html)]);
             expect(violations, `${name}: axe-core`).toEqual([]);

@@ -44,6 +44,8 @@ const PACE_FOR: Duration = Duration::from_secs(120);
 const TELL_TIMEOUT: Duration = Duration::from_secs(5);
 /// Lost stages that may wait to be told of.
 const LOST_MAX: usize = 16;
+/// How long a demonstration model stays unused that a lost device had placed on itself.
+const ORPHANED_FOR: Duration = Duration::from_secs(60);
 /// How often idle instances are looked for.
 pub(crate) const IDLE_CHECK: Duration = Duration::from_secs(1);
 
@@ -232,8 +234,7 @@ impl Node {
         unload_after: Option<Duration>,
     ) -> Result<InstanceStatus, Error> {
         let copies = self.plan_copies(request).await?;
-        let seconds = |after: Duration| u32::try_from(after.as_secs()).unwrap_or(u32::MAX);
-        let unload_after_s = unload_after.map(seconds);
+        let unload_after_s = unload_after.map(whole_s);
         let mut brought_up = Vec::with_capacity(copies.len());
         for Planned { model, n_ctx, candidate } in copies {
             let id = InstanceId(crate::random_u64()?);
@@ -517,7 +518,12 @@ impl Node {
                 return;
             }
         };
-        let record = InstanceRecord { epoch, phase: Phase::Healing, placement, ..old };
+        // Every device has a demonstration model of its own: that of a lost one stays for answers under way, and no longer.
+        let is_own = old.model.name == shoal_hub::DEMO && old.placement.stages.len() == 1;
+        let unload_after = self.inner().config().unload_after.unwrap_or(ORPHANED_FOR);
+        let unload_after_s = old.unload_after_s.or_else(|| is_own.then(|| whole_s(unload_after)));
+        let record =
+            InstanceRecord { epoch, phase: Phase::Healing, placement, unload_after_s, ..old };
         let names: Vec<String> = lost.iter().map(|node| self.inner().name_of(*node)).collect();
         let why = (!lost.is_empty()).then(|| format!("lost: {}", names.join(", ")));
         // It has logged what went wrong; the coordinator tries again.
@@ -546,6 +552,10 @@ impl Node {
             }
         }
     }
+}
+
+fn whole_s(time: Duration) -> u32 {
+    u32::try_from(time.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// What is said of an order that something newer has outrun.

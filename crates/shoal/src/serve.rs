@@ -10,7 +10,7 @@ use anyhow::Context;
 use shoal_api::{Access, qr};
 use shoal_node::{Config, NetworkConfig, Node, PlaceRequest};
 use tokio_util::sync::CancellationToken;
-use tracing::info;
+use tracing::{info, warn};
 
 use crate::{args::ServeArgs, device, env, failure::Failure, library, opened, runner, stop};
 
@@ -67,9 +67,9 @@ pub(crate) async fn serve(args: ServeArgs) -> Result<(), Failure> {
     };
     let names = if args.lan { opened::network_name().into_iter().collect() } else { Vec::new() };
     let access = Access { address, token: token.clone(), names, origins: args.allow_origin };
+    // Without it the node serves all other models. What is left of its last run may be on the move in this moment.
     if let Err(error) = place_demo(&node).await {
-        node.shutdown().await;
-        return Err(error.into());
+        warn!(%error, "the demonstration model is not placed");
     }
     // Before the node says that it is ready: whoever reads that may end it at once.
     let mut stop = stop::Signals::listen()?;

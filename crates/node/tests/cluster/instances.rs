@@ -83,6 +83,20 @@ async fn a_model_that_a_request_placed_goes_when_it_is_idle() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_lost_node_had_placed_on_itself_goes_when_it_is_idle() {
+    let mut members = cluster(2).await;
+    let placed = members[1].node.place(over(1)).await.expect("it fits");
+    assert_eq!(placed.record.unload_after_s, None);
+    members[0].wait_for("known", |node| node.instances().len() == 1).await;
+    members.remove(1).node.shutdown().await;
+    let is_taken_over = |node: &shoal_node::Node| {
+        node.instances().iter().any(|it| it.record.unload_after_s == Some(1) && it.state == "ready")
+    };
+    members[0].wait_for("taken over", is_taken_over).await;
+    members[0].wait_for("dropped", |node| node.instances().is_empty()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_for_an_unknown_model_places_nothing() {
     let members = cluster(1).await;
     let error = members[0].answer("no/such:Q4_K_M").await.expect_err("nobody has it");
