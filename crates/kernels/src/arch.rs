@@ -14,12 +14,16 @@ mod avx2;
 mod avx512;
 #[cfg(target_arch = "x86_64")]
 mod loads;
+#[cfg(target_arch = "aarch64")]
+mod neon;
 pub(crate) mod scalar;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx512::Avx512;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::{Base, DotProd, I8mm, Neon};
 pub(crate) use scalar::Scalar;
 
 use crate::elementary::{LANES, fold};

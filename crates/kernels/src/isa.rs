@@ -5,6 +5,8 @@ use std::fmt;
 use crate::arch::Scalar;
 #[cfg(target_arch = "x86_64")]
 use crate::arch::{Avx2, Avx512};
+#[cfg(target_arch = "aarch64")]
+use crate::arch::{Base, DotProd, I8mm, Neon};
 
 /// An instruction set that this CPU has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -18,6 +20,12 @@ pub(crate) enum Level {
     Avx2(Avx2),
     #[cfg(target_arch = "x86_64")]
     Avx512(Avx512),
+    #[cfg(target_arch = "aarch64")]
+    Neon(Neon<Base>),
+    #[cfg(target_arch = "aarch64")]
+    NeonDotProd(Neon<DotProd>),
+    #[cfg(target_arch = "aarch64")]
+    NeonI8mm(Neon<I8mm>),
 }
 
 impl Isa {
@@ -39,6 +47,12 @@ impl Isa {
             Avx2::detect().map(Level::Avx2),
             #[cfg(target_arch = "x86_64")]
             Avx512::detect().map(Level::Avx512),
+            #[cfg(target_arch = "aarch64")]
+            Neon::detect().map(Level::Neon),
+            #[cfg(target_arch = "aarch64")]
+            Neon::detect().map(Level::NeonDotProd),
+            #[cfg(target_arch = "aarch64")]
+            Neon::detect().map(Level::NeonI8mm),
         ];
         all.into_iter().flatten().map(Isa).collect()
     }
@@ -52,6 +66,12 @@ impl fmt::Display for Isa {
             Level::Avx2(_) => "avx2",
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(_) => "avx512-vnni",
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(_) => "neon",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotProd(_) => "neon-dotprod",
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm(_) => "neon-i8mm",
         })
     }
 }
@@ -79,6 +99,12 @@ impl Isa {
             Level::Avx2(lanes) => lanes.run(op),
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(lanes) => lanes.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Level::Neon(lanes) => lanes.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonDotProd(lanes) => lanes.run(op),
+            #[cfg(target_arch = "aarch64")]
+            Level::NeonI8mm(lanes) => lanes.run(op),
         }
     }
 }

@@ -96,6 +96,12 @@ pub(crate) fn run(isa: Isa, pool: &Pool, jobs: &mut [MatmulJob<'_, '_>], x: &Act
                 Level::Avx2(kernel) => kernel.matmul(&tile),
                 #[cfg(target_arch = "x86_64")]
                 Level::Avx512(kernel) => kernel.matmul(&tile),
+                #[cfg(target_arch = "aarch64")]
+                Level::Neon(kernel) => kernel.matmul(&tile),
+                #[cfg(target_arch = "aarch64")]
+                Level::NeonDotProd(kernel) => kernel.matmul(&tile),
+                #[cfg(target_arch = "aarch64")]
+                Level::NeonI8mm(kernel) => kernel.matmul(&tile),
             }
         }
     });
@@ -150,7 +156,10 @@ impl<'a> Tile<'a> {
     }
 
     /// Multiplies with vectors.
-    #[cfg_attr(not(target_arch = "x86_64"), expect(dead_code, reason = "only x86 has kernels"))]
+    #[cfg_attr(
+        not(any(target_arch = "x86_64", target_arch = "aarch64")),
+        expect(dead_code, reason = "only x86-64 and 64-bit ARM have kernels")
+    )]
     #[inline(always)]
     pub(crate) fn run<K: Kernel>(&self, kernel: K) {
         let few = self.x.n_tokens() <= DECODE_TOKENS;

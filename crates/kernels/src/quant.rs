@@ -89,8 +89,8 @@ pub(crate) trait Super: Block {
 
 /// A super-block with minima, Q4_K or Q5_K: these begin alike.
 #[cfg_attr(
-    not(target_arch = "x86_64"),
-    expect(dead_code, reason = "only AVX2 and AVX-512 unpack the headers of many rows at once")
+    not(any(target_arch = "x86_64", target_arch = "aarch64")),
+    expect(dead_code, reason = "only vector kernels unpack the headers of many rows at once")
 )]
 pub(crate) trait WithMins: Super {
     /// `d`, `dmin` (f16), and 12 bytes of scales and minima.

@@ -138,6 +138,14 @@ fn every_isa_multiplies_as_scalar_does() {
     }
 }
 
+/// Tests of an instruction set that is not there pass without having run; `cargo xtask arm` says which have to be there.
+#[test]
+fn the_expected_instruction_sets_are_there() {
+    let Ok(expected) = std::env::var("SHOAL_EXPECT_ISA") else { return };
+    let all: Vec<String> = Isa::all_available().iter().map(Isa::to_string).collect();
+    assert_eq!(all.join(","), expected);
+}
+
 #[test]
 fn float_rows_need_not_be_whole_groups() {
     for ty in [WeightType::F32, WeightType::F16] {
