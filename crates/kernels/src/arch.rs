@@ -17,6 +17,8 @@ mod loads;
 #[cfg(target_arch = "aarch64")]
 mod neon;
 pub(crate) mod scalar;
+#[cfg(target_arch = "x86_64")]
+mod words;
 
 #[cfg(target_arch = "x86_64")]
 pub(crate) use avx2::Avx2;
@@ -113,11 +115,34 @@ pub(crate) trait Kernel:
     /// Rounds to f32, ties to even.
     fn i_to_f32(self, x: Self::I) -> Self::F;
 
-    /// `acc[r] + Σ w[r] * x` over four codes of each row, less `OFFSET - offset_left(OFFSET)`.
-    fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I;
-    /// `acc[r] + Σ w[r] * x` over two integers of each row.
-    fn dot2(self, acc: Self::I, w: &[[i16; 2]; LANES], x: [i16; 2]) -> Self::I;
+    /// Brings 64 codes of 16 rows into the order that `dot_columns` wants.
+    #[inline(always)]
+    fn pack<const OFFSET: i32>(
+        self,
+        rows: [&[u8; 4 * LANES]; LANES],
+        out: &mut [[[u8; 4]; LANES]; LANES],
+    ) {
+        self.transpose(rows, out);
+    }
+
+    /// Adds `Σ (w[r] - OFFSET + offset_left(OFFSET)) * x[t]` over `4 * N` columns to `acc[t][r]`.
+    ///
+    /// Two or four vectors of columns that `pack` wrote one behind the other; eight if codes are below 32, or use eight bits.
+    fn dot_columns<const OFFSET: i32, const N: usize, const T: usize>(
+        self,
+        acc: &mut [Self::I; T],
+        w: &[Columns; N],
+        x: [&[[i8; 4]; N]; T],
+    );
+
+    /// `Σ w[r] * x` over pairs of integers of each row.
+    fn dot_pairs(self, w: &[[[i16; 2]; LANES]; N_SUB / 2], x: &[i16; N_SUB]) -> Self::I;
 }
+
+/// Four columns of 16 rows: one 512-bit vector. How the bytes of several of them are arranged is up to the kernel.
+#[derive(Clone, Copy)]
+#[repr(align(64))]
+pub(crate) struct Columns(pub(crate) [[u8; 4]; LANES]);
 
 /// 16 lanes of i32, one per row.
 pub(crate) trait IntLanes: Lanes {

@@ -111,13 +111,18 @@ fn check_matmul(ty: WeightType, n_rows: usize, n_cols: usize, n_tokens: usize, s
     let mut rng = Rng::new((n_rows * 31 + n_cols * 7 + n_tokens) as u64);
     let bytes = random_weights(ty, n_rows, n_cols, scales, &mut rng);
     let w = Matrix::new(ty, n_rows, n_cols, &bytes).unwrap();
-    let x = rng.floats(n_tokens * n_cols);
-    let expected = matmul(&Compute::with_isa(Isa::scalar(), 1), &w, &x);
+    check_isas(&w, &rng.floats(n_tokens * n_cols), scales);
+}
+
+#[track_caller]
+fn check_isas(w: &Matrix<'_>, x: &[f32], scales: Scales) {
+    let expected = matmul(&Compute::with_isa(Isa::scalar(), 1), w, x);
     for isa in Isa::all_available() {
-        let got = matmul(&Compute::with_isa(isa, 1), &w, &x);
+        let got = matmul(&Compute::with_isa(isa, 1), w, x);
+        let n_tokens = x.len() / w.n_cols();
         assert!(
             bits(&got) == bits(&expected),
-            "{isa} {ty} [{n_rows}, {n_cols}] {n_tokens} tokens {scales:?}:\n{got:?}\n{expected:?}"
+            "{isa} {w:?} {n_tokens} tokens {scales:?}:\n{got:?}\n{expected:?}"
         );
     }
 }
@@ -133,6 +138,22 @@ fn every_isa_multiplies_as_scalar_does() {
             for n_rows in [1, 7, 16, 33] {
                 check_matmul(ty, n_rows, block, 1, scales);
                 check_matmul(ty, n_rows, 3 * block, 5, scales);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_products_fit_in_every_register() {
+    let mut rng = Rng::new(14);
+    for ty in WeightType::ALL {
+        let (n_rows, n_cols) = (17, 3 * ty.block_len().max(16));
+        let bytes = random_weights(ty, n_rows, n_cols, Scales::Extreme, &mut rng);
+        let w = Matrix::new(ty, n_rows, n_cols, &bytes).unwrap();
+        for signs in [[1.0, 1.0], [-1.0, -1.0], [1.0, -1.0]] {
+            for n_tokens in [1, 4, 7] {
+                let x: Vec<f32> = (0..n_tokens * n_cols).map(|i| signs[i % 2]).collect();
+                check_isas(&w, &x, Scales::Extreme);
             }
         }
     }

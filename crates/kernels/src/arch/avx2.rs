@@ -4,10 +4,12 @@ mod decode;
 
 use std::arch::x86_64::*;
 
-use super::{IntLanes, Kernel, Lanes};
+use super::words::{self, Words};
+use super::{Columns, IntLanes, Kernel, Lanes};
 use crate::elementary::LANES;
 use crate::isa::Op;
 use crate::matmul::Tile;
+use crate::quant::N_SUB;
 
 /// Proof that this CPU has AVX2, FMA and F16C.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -235,6 +237,23 @@ impl Kernel for Avx2 {
         unsafe { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
     }
 
+    #[inline(always)]
+    fn dot_columns<const OFFSET: i32, const N: usize, const T: usize>(
+        self,
+        acc: &mut [Self::I; T],
+        w: &[Columns; N],
+        x: [&[[i8; 4]; N]; T],
+    ) {
+        words::dot_columns::<Self, OFFSET, N, T>(self, acc, w, x);
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, w: &[[[i16; 2]; LANES]; N_SUB / 2], x: &[i16; N_SUB]) -> Self::I {
+        words::dot_pairs(self, self.i_splat(0), w, x)
+    }
+}
+
+impl Words for Avx2 {
     #[inline(always)]
     fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I {
         // SAFETY: see above.

@@ -5,6 +5,7 @@
 //! names for them yet. Everything else is in each ARM CPU, so that no function needs features of its own.
 
 mod decode;
+mod panel;
 mod tier;
 
 use std::arch::aarch64::*;
@@ -12,10 +13,11 @@ use std::arch::asm;
 
 pub(crate) use tier::{Base, DotProd, I8mm, Tier};
 
-use super::{IntLanes, Kernel, Lanes};
+use super::{Columns, IntLanes, Kernel, Lanes};
 use crate::elementary::LANES;
 use crate::isa::Op;
 use crate::matmul::Tile;
+use crate::quant::N_SUB;
 
 /// Proof that this CPU has NEON and what the tier needs.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -254,32 +256,67 @@ impl<T: Tier> Kernel for Neon<T> {
         unsafe { std::array::from_fn(|i| vcvtq_f32_s32(x[i])) }
     }
 
+    /// Offsets of 128 come off here: the bytes then have a sign.
     #[inline(always)]
-    fn dot4<const OFFSET: i32>(self, acc: Self::I, w: &[[u8; 4]; LANES], x: [i8; 4]) -> Self::I {
-        // SAFETY: see above.
-        unsafe {
-            let x = vreinterpretq_s8_s32(vdupq_n_s32(i32::from_ne_bytes(x.map(i8::cast_unsigned))));
-            let w = w.as_chunks::<4>().0;
-            std::array::from_fn(|i| {
-                let w = vreinterpretq_s8_u8(load(&w[i]));
-                let w = if OFFSET == 128 { veorq_s8(w, vdupq_n_s8(-128)) } else { w };
-                self.0.dot_words(acc[i], w, x)
-            })
+    fn pack<const OFFSET: i32>(
+        self,
+        rows: [&[u8; 4 * LANES]; LANES],
+        out: &mut [[[u8; 4]; LANES]; LANES],
+    ) {
+        if T::EIGHTS {
+            pack_eights(rows, out);
+        } else {
+            self.transpose(rows, out);
+        }
+        if OFFSET == 128 {
+            for byte in out.as_flattened_mut().as_flattened_mut() {
+                *byte ^= 0x80;
+            }
         }
     }
 
     #[inline(always)]
-    fn dot2(self, acc: Self::I, w: &[[i16; 2]; LANES], x: [i16; 2]) -> Self::I {
+    fn dot_columns<const OFFSET: i32, const N: usize, const TOKENS: usize>(
+        self,
+        acc: &mut [Self::I; TOKENS],
+        w: &[Columns; N],
+        x: [&[[i8; 4]; N]; TOKENS],
+    ) {
+        self.0.dot_columns::<OFFSET, N, TOKENS>(acc, w, x);
+    }
+
+    #[inline(always)]
+    fn dot_pairs(self, w: &[[[i16; 2]; LANES]; N_SUB / 2], x: &[i16; N_SUB]) -> Self::I {
         // SAFETY: see above.
         unsafe {
-            let x = i32::from(x[0].cast_unsigned()) | (i32::from(x[1]) << 16);
-            let x = vreinterpretq_s16_s32(vdupq_n_s32(x));
-            let w = w.as_chunks::<4>().0;
-            std::array::from_fn(|i| {
-                let w = vreinterpretq_s16_u8(load(&w[i]));
-                let low = vmull_s16(vget_low_s16(w), vget_low_s16(x));
-                vaddq_s32(acc[i], vpaddq_s32(low, vmull_high_s16(w, x)))
-            })
+            let mut sums = [vdupq_n_s32(0); 8];
+            for (w, x) in w.iter().zip(x.as_chunks::<2>().0) {
+                let x = i32::from(x[0].cast_unsigned()) | (i32::from(x[1]) << 16);
+                let x = vreinterpretq_s16_s32(vdupq_n_s32(x));
+                for (i, w) in w.as_chunks::<4>().0.iter().enumerate() {
+                    let w = vreinterpretq_s16_u8(load(w));
+                    sums[2 * i] = vmlal_s16(sums[2 * i], vget_low_s16(w), vget_low_s16(x));
+                    sums[2 * i + 1] = vmlal_high_s16(sums[2 * i + 1], w, x);
+                }
+            }
+            std::array::from_fn(|i| vpaddq_s32(sums[2 * i], sums[2 * i + 1]))
+        }
+    }
+}
+
+/// Turns 64 codes of 16 rows into eight pieces of eight columns, each of them eight vectors of two rows.
+#[inline(always)]
+fn pack_eights(rows: [&[u8; 4 * LANES]; LANES], out: &mut [[[u8; 4]; LANES]; LANES]) {
+    let pieces = out.as_flattened_mut().as_chunks_mut::<4>().0;
+    for (i, rows) in rows.as_chunks::<2>().0.iter().enumerate() {
+        for j in 0..4 {
+            // SAFETY: each 64-bit ARM CPU has NEON.
+            unsafe {
+                let [a, b] =
+                    rows.map(|row| vreinterpretq_u64_u8(load(&row.as_chunks::<16>().0[j])));
+                store(vreinterpretq_u8_u64(vtrn1q_u64(a, b)), &mut pieces[2 * j * 8 + i]);
+                store(vreinterpretq_u8_u64(vtrn2q_u64(a, b)), &mut pieces[(2 * j + 1) * 8 + i]);
+            }
         }
     }
 }

@@ -3,15 +3,10 @@
 use std::cell::RefCell;
 
 use super::Tile;
-use crate::arch::Kernel;
+use crate::arch::{Columns, Kernel};
 use crate::elementary::LANES;
 use crate::matrix::ActivationType;
 use crate::quant::{N_SUB, SMALL, SUB, SUPER, Small, Super, blocks};
-
-/// Four columns of 16 rows: one 512-bit vector.
-#[derive(Clone, Copy)]
-#[repr(align(64))]
-struct Codes([[u8; 4]; LANES]);
 
 /// What belongs to one block of 16 rows beside its codes.
 #[derive(Clone, Copy)]
@@ -33,7 +28,7 @@ struct SuperScales {
 /// The unpacked rows of one tile; each thread keeps one.
 #[derive(Default)]
 struct Panel {
-    codes: Vec<Codes>,
+    codes: Vec<Columns>,
     small: Vec<SmallScales>,
     super_: Vec<SuperScales>,
 }
@@ -54,13 +49,17 @@ fn give_back(panel: Panel) {
 /// Bytes in a vector: four of each of 16 rows.
 const VECTOR: usize = 4 * LANES;
 
-/// Turns 16 rows of `N` bytes into columns of four.
+/// Brings 16 rows of `N` codes into the kernel's order.
 #[inline(always)]
-fn transpose<K: Kernel, const N: usize>(k: K, rows: &[[u8; N]; LANES], out: &mut [Codes]) {
+fn pack<K: Kernel, const OFFSET: i32, const N: usize>(
+    k: K,
+    rows: &[[u8; N]; LANES],
+    out: &mut [Columns],
+) {
     let mut columns = [[[0; 4]; LANES]; LANES];
     for (i, out) in out.chunks_exact_mut(LANES).enumerate() {
         let part = |r: usize| rows[r][i * VECTOR..].first_chunk().expect("a whole vector");
-        k.transpose(std::array::from_fn(part), &mut columns);
+        k.pack::<OFFSET>(std::array::from_fn(part), &mut columns);
         for (out, column) in out.iter_mut().zip(columns) {
             out.0 = column;
         }
@@ -86,7 +85,7 @@ pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_
     let n_blocks = tile.w.n_cols() / SMALL;
     // Two blocks fill a vector: after an odd number of them, half of the last vectors is nobody's.
     let n_pairs = n_blocks.div_ceil(2);
-    panel.codes.resize(n_pairs * LANES, Codes([[0; 4]; LANES]));
+    panel.codes.resize(n_pairs * LANES, Columns([[0; 4]; LANES]));
     panel.small.resize(n_blocks, SmallScales([0; LANES]));
     let rows = tile.row_bytes().map(blocks::<B>);
     let mut codes = [[0; VECTOR]; LANES];
@@ -98,7 +97,7 @@ pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_
                 panel.small[b].0[r] = row[b].d();
             }
         }
-        transpose(k, &codes, out);
+        pack::<K, OFFSET, VECTOR>(k, &codes, out);
     }
     for_tokens(k, tile, &SmallTokens::<OFFSET>(&panel));
     give_back(panel);
@@ -109,7 +108,7 @@ pub(super) fn small<K: Kernel, B: Small, const OFFSET: i32>(k: K, tile: &Tile<'_
 pub(super) fn super_<K: Kernel, B: Super>(k: K, tile: &Tile<'_>) {
     let mut panel = take_panel();
     let n_blocks = tile.w.n_cols() / SUPER;
-    panel.codes.resize(n_blocks * (SUPER / 4), Codes([[0; 4]; LANES]));
+    panel.codes.resize(n_blocks * (SUPER / 4), Columns([[0; 4]; LANES]));
     let empty = SuperScales {
         scales: [[0; LANES]; N_SUB],
         pairs: [[[0; 2]; LANES]; N_SUB / 2],
@@ -136,7 +135,7 @@ pub(super) fn super_<K: Kernel, B: Super>(k: K, tile: &Tile<'_>) {
             };
             write_words(&of_sums, &mut pairs[r], i16::to_le_bytes);
         }
-        transpose(k, &codes, vectors);
+        pack::<K, 0, SUPER>(k, &codes, vectors);
         k.transpose(scales.each_ref(), &mut columns);
         out.scales = columns.map(|column| column.map(i32::from_le_bytes));
         k.transpose(pairs.each_ref(), &mut columns);
@@ -191,18 +190,13 @@ impl<const OFFSET: i32> Tokens for SmallTokens<'_, OFFSET> {
         let panel = self.0.codes.as_chunks::<{ SMALL / 4 }>().0.iter().zip(&self.0.small);
         for (b, (codes, d)) in panel.enumerate() {
             let mut isum = [k.i_splat(0); T];
-            let mut x_codes = [&[0; SMALL]; T];
+            let mut x_codes = [&[[0; 4]; SMALL / 4]; T];
             for t in 0..T {
                 let left = K::offset_left(OFFSET) * i32::from(x[t].sums[b]);
                 isum[t] = k.i_splat(-left);
-                x_codes[t] = x[t].codes[b * SMALL..].first_chunk().expect("a whole block");
+                x_codes[t] = columns(&x[t].codes[b * SMALL..], 0);
             }
-            for i in 0..SMALL / 4 {
-                for t in 0..T {
-                    let x = x_codes[t].as_chunks().0[i];
-                    isum[t] = k.dot4::<OFFSET>(isum[t], &codes[i].0, x);
-                }
-            }
+            k.dot_columns::<OFFSET, { SMALL / 4 }, T>(&mut isum, codes, x_codes);
             let d = k.load_f16(&d.0);
             for t in 0..T {
                 let scale = k.mul(d, k.splat(x[t].scales[b]));
@@ -231,25 +225,14 @@ impl<B: Super> Tokens for SuperTokens<'_, B> {
             }
             // `Σ min * x`, or what the offset adds where there are no minima.
             let sums = |t: usize| {
-                let x_sums: &[i16; N_SUB] =
-                    x[t].sums[b * N_SUB..].first_chunk().expect("a whole block");
-                let pairs = scales.pairs.iter().zip(x_sums.as_chunks().0);
-                pairs.fold(k.i_splat(0), |sum, (pairs, x)| k.dot2(sum, pairs, *x))
+                let x_sums = x[t].sums[b * N_SUB..].first_chunk().expect("a whole block");
+                k.dot_pairs(&scales.pairs, x_sums)
             };
-            let mut isum = [k.i_splat(0); T];
-            for (j, codes) in codes.chunks_exact(B::SHARED * SUB / 4).enumerate() {
-                let scale = k.i_load(&scales.scales[j * B::SHARED]);
-                let mut dot = [k.i_splat(0); T];
-                for i in 0..codes.len() {
-                    for t in 0..T {
-                        let x = x_codes[t].as_chunks().0[j * (B::SHARED * SUB / 4) + i];
-                        dot[t] = k.dot4::<0>(dot[t], &codes[i].0, x);
-                    }
-                }
-                for t in 0..T {
-                    isum[t] = k.i_add(isum[t], k.i_mul(dot[t], scale));
-                }
-            }
+            let isum = if B::SHARED == 2 {
+                scaled::<K, T, { 2 * SUB / 4 }>(k, codes, scales, x_codes)
+            } else {
+                scaled::<K, T, { SUB / 4 }>(k, codes, scales, x_codes)
+            };
             let (d, dmin) = (k.load_f16(&scales.d), k.load_f16(&scales.dmin));
             for t in 0..T {
                 let scale = k.splat(x[t].scales[b]);
@@ -265,6 +248,32 @@ impl<B: Super> Tokens for SuperTokens<'_, B> {
         }
         write(k, tile, first, &acc);
     }
+}
+
+/// The activations that meet the `i`-th `4 * N` columns.
+#[inline(always)]
+fn columns<const N: usize>(codes: &[i8], i: usize) -> &[[i8; 4]; N] {
+    codes.as_chunks::<4>().0[i * N..].first_chunk().expect("a whole sub-block")
+}
+
+/// `Σ scale * code * x` over a super-block; a scale is shared by `4 * N` columns.
+#[inline(always)]
+fn scaled<K: Kernel, const T: usize, const N: usize>(
+    k: K,
+    codes: &[Columns; SUPER / 4],
+    scales: &SuperScales,
+    x: [&[i8; SUPER]; T],
+) -> [K::I; T] {
+    let mut isum = [k.i_splat(0); T];
+    for (j, codes) in codes.as_chunks::<N>().0.iter().enumerate() {
+        let scale = k.i_load(&scales.scales[j * (4 * N / SUB)]);
+        let mut dot = [k.i_splat(0); T];
+        k.dot_columns::<0, N, T>(&mut dot, codes, x.map(|x| columns(x, j)));
+        for t in 0..T {
+            isum[t] = k.i_add(isum[t], k.i_mul(dot[t], scale));
+        }
+    }
+    isum
 }
 
 #[inline(always)]
