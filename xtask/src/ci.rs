@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, bail};
 
-use crate::{dashboard, tidy};
+use crate::{arm, dashboard, tidy};
 
 /// The target that phones run.
 const ANDROID: &str = "aarch64-linux-android";
@@ -40,7 +40,7 @@ pub fn run() -> anyhow::Result<()> {
     tidy::run()?;
     println!("\n==> cargo xtask dashboard --check");
     dashboard::check()?;
-    if has_android_target()? {
+    if has_target(ANDROID)? {
         let mut args = vec!["clippy", "--target", ANDROID];
         args.extend(WITHOUT_C.iter().flat_map(|name| ["-p", name]));
         args.extend(["--", "-D", "warnings"]);
@@ -51,11 +51,12 @@ pub fn run() -> anyhow::Result<()> {
         );
         println!("    downloaded within {} s: rustup target add {ANDROID}", DOWNLOAD_MAX.as_secs());
     }
+    arm::run_if_at_hand()?;
     println!("\n==> everything passed in {} s", start.elapsed().as_secs());
     Ok(())
 }
 
-fn cargo(args: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
+pub(crate) fn cargo(args: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
     let variables: String =
         environment.iter().map(|(key, value)| format!("{key}={value} ")).collect();
     let shown = format!("{variables}cargo {}", args.join(" "));
@@ -74,22 +75,25 @@ fn cargo(args: &[&str], environment: &[(&str, &str)]) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Whether the target for phones is installed, or could be installed in time.
-fn has_android_target() -> anyhow::Result<bool> {
-    let listing = match Command::new("rustup").args(["target", "list", "--installed"]).output() {
-        Ok(output) => String::from_utf8_lossy(&output.stdout).into_owned(),
-        // A compiler that came without rustup has the targets that it came with.
-        Err(_) => return Ok(false),
-    };
-    if listing.lines().any(|line| line == ANDROID) {
+/// Whether a target is installed; not if the compiler came without rustup, for it has the targets that it came with.
+pub(crate) fn is_installed(target: &str) -> bool {
+    Command::new("rustup").args(["target", "list", "--installed"]).output().is_ok_and(|output| {
+        String::from_utf8_lossy(&output.stdout).lines().any(|line| line == target)
+    })
+}
+
+/// Whether a target is installed, or could be installed in time.
+pub(crate) fn has_target(target: &str) -> anyhow::Result<bool> {
+    if is_installed(target) {
         return Ok(true);
     }
-    println!("\n==> rustup target add {ANDROID}");
-    let mut child = Command::new("rustup")
-        .args(["target", "add", ANDROID])
-        .stdout(Stdio::piped())
-        .spawn()
-        .context("cannot run rustup")?;
+    println!("\n==> rustup target add {target}");
+    let child =
+        Command::new("rustup").args(["target", "add", target]).stdout(Stdio::piped()).spawn();
+    let mut child = match child {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(false),
+        child => child.context("cannot run rustup")?,
+    };
     // The standard library cannot wait for a process with a limit, but it can for a message, and the
     // process's output ends with it.
     let mut output = child.stdout.take().context("rustup has no output")?;

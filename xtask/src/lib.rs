@@ -2,6 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "the library of a command-line program")]
 
+pub mod arm;
 pub mod ci;
 pub mod dashboard;
 mod quantize;

@@ -1,11 +1,11 @@
-//! Everything around the code that is not the product: `cargo xtask ci`, `dashboard`, `synth` and `tidy`.
+//! Everything around the code that is not the product: `cargo xtask arm`, `ci`, `dashboard`, `synth` and `tidy`.
 
 #![expect(clippy::print_stderr, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{ci, dashboard, synth, tidy};
+use xtask::{arm, ci, dashboard, synth, tidy};
 
 /// Tasks of the Shoal repository.
 #[derive(Debug, Parser)]
@@ -17,6 +17,8 @@ struct Args {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    /// Test the kernels, and what else knows no network, on emulated ARM CPUs.
+    Arm(arm::Args),
     /// Run every check that a change has to pass.
     Ci,
     /// Build the page in dashboard/, or check it.
@@ -29,6 +31,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let result = match Args::parse().task {
+        Task::Arm(args) => arm::run(&args),
         Task::Ci => ci::run(),
         Task::Dashboard(args) => dashboard::run(&args),
         Task::Tidy => tidy::run(),
