@@ -256,7 +256,8 @@ impl Shared {
         let empty = || self.state.0.load(Acquire) & INSIDE == 0;
         if !spin_until(self.spin, empty) {
             let mut guard = lock(&self.sleep);
-            self.caller_sleeps.store(true, SeqCst);
+            // A swap, for emulators that let a plain store pass the load behind it, as no CPU does with these orderings.
+            self.caller_sleeps.swap(true, SeqCst);
             while self.state.0.load(SeqCst) & INSIDE != 0 {
                 guard = self.left.wait(guard).unwrap_or_else(PoisonError::into_inner);
             }
