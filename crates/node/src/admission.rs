@@ -79,7 +79,8 @@ impl Node {
     pub(crate) async fn join_by(&self, ticket: &Ticket) -> Result<(), Error> {
         let (endpoint, membership) = self.inner().online()?;
         let roll = endpoint.join(ticket).await.map_err(Error::join)?;
-        self.part().await;
+        self.inner().peers().tell_all(&Request::Leave).await;
+        self.part();
         membership.replace(roll)?;
         // Before anybody of the new cluster can ask for them.
         self.inner().chats().part().await;
@@ -99,8 +100,10 @@ impl Node {
     /// If the node has no network, or the change cannot be kept.
     pub async fn leave(&self) -> Result<(), Error> {
         let (_, membership) = self.inner().online()?;
-        self.part().await;
+        self.inner().peers().tell_all(&Request::Leave).await;
+        // From here on nobody of the cluster is admitted, who could tell of the others again.
         membership.leave()?;
+        self.part();
         self.inner().chats().part().await;
         info!("left the cluster");
         Ok(())
@@ -123,9 +126,8 @@ impl Node {
         Ok(())
     }
 
-    /// Says goodbye to the cluster. Instances that span other nodes are theirs from now on.
-    async fn part(&self) {
-        self.inner().peers().tell_all(&Request::Leave).await;
+    /// Forgets the cluster. Instances that span other nodes are theirs from now on.
+    fn part(&self) {
         let me = self.id();
         let spread: Vec<InstanceRecord> = self.inner().peers().read(|state, _| {
             let is_elsewhere = |record: &&InstanceRecord| {
