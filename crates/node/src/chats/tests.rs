@@ -1,3 +1,5 @@
+//! What becomes of chats on one device: kept, changed, found, and torn files.
+
 use std::fs;
 
 use super::*;

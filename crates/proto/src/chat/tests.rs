@@ -1,3 +1,5 @@
+//! Chats that meet: whatever the order in which changes come, all devices end with the same.
+
 use proptest::prelude::*;
 
 use super::*;
