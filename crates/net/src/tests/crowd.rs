@@ -56,6 +56,13 @@ impl tracing::Subscriber for Counting {
     fn exit(&self, _: &span::Id) {}
 }
 
+/// Counts this thread's lines until both are dropped. With one subscriber alone `tracing` asks only whoever comes to a line of code
+/// first, which may be the thread of another test, and remembers that nobody listens.
+fn count(lines: &Lines) -> (tracing::subscriber::DefaultGuard, tracing::Dispatch) {
+    let other = tracing::Dispatch::new(Counting(Lines::default()));
+    (tracing::subscriber::set_default(Counting(lines.clone())), other)
+}
+
 /// Time-outs that never come: whoever gets a place gets it by the acceptor's rules, and a busy machine stalls for longer than a
 /// link may be silent.
 fn timing() -> Timing {
@@ -119,7 +126,7 @@ async fn come(
 #[tokio::test]
 async fn a_crowd_of_strangers_costs_places_that_are_counted_and_one_line() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(Counting(lines.clone()));
+    let _guards = count(&lines);
     let n_strangers =
         std::env::var(VARIABLE).map_or(N_STRANGERS, |n| n.parse().expect("a number of strangers"));
     let mut friends = Friends::meet().await;
@@ -188,7 +195,7 @@ async fn first_datagram() -> Vec<u8> {
 #[tokio::test]
 async fn ten_thousand_first_packets_cost_nothing_that_stays() {
     let lines = Lines::default();
-    let _guard = tracing::subscriber::set_default(Counting(lines.clone()));
+    let _guards = count(&lines);
     let mut friends = Friends::meet().await;
     let to = *friends.member.addrs().first().unwrap();
     let first = first_datagram().await;
