@@ -14,13 +14,13 @@ test("a setting holds at once, on the disk and for the others", async ({ fleet, 
   const second = await fleet.node("", { ticket });
   await page.goto(`${second.url}/#/settings`);
 
-  const name = page.getByLabel("Name", { exact: true });
+  const name = page.getByRole("textbox", { name: "Name", exact: true });
   await name.fill("Grandma's phone");
   await name.press("Enter");
   await expect(page.getByText("Saved")).toBeVisible();
   await first.until("the other hears the name", ({ nodes }) => nodes.some((it) => it.name === "Grandma's phone"));
 
-  const rate = page.getByLabel("Download speed");
+  const rate = page.getByRole("textbox", { name: "Download speed" });
   await rate.fill("2,5");
   await rate.press("Tab");
   await expect.poll(() => value(second, "download_bytes_per_s")).toBe(2_500_000);
@@ -28,7 +28,7 @@ test("a setting holds at once, on the disk and for the others", async ({ fleet, 
   await expect.poll(() => value(second, "download_bytes_per_s")).toBe(null);
   await expect(rate).toHaveValue("");
 
-  const battery = page.getByLabel("Battery floor");
+  const battery = page.getByRole("textbox", { name: "Battery floor" });
   await battery.fill("99");
   await battery.press("Enter");
   await expect(page.getByRole("alert")).toHaveText("Expected a whole number from 0 to 90");
@@ -47,9 +47,9 @@ test("a setting holds at once, on the disk and for the others", async ({ fleet, 
 test("what the command line says is shown and held fast", async ({ fleet, page }) => {
   const node = await fleet.node("kitchen", { args: ["--parallel", "3"] });
   await page.goto(`${node.url}/#/settings`);
-  await expect(page.getByLabel("Answers at once")).toHaveValue("3");
-  await expect(page.getByLabel("Answers at once")).toBeDisabled();
-  await expect(page.getByLabel("Name", { exact: true })).toBeDisabled();
+  await expect(page.getByRole("textbox", { name: "Answers at once" })).toHaveValue("3");
+  await expect(page.getByRole("textbox", { name: "Answers at once" })).toBeDisabled();
+  await expect(page.getByRole("textbox", { name: "Name", exact: true })).toBeDisabled();
   await expect(page.getByText("Set on the command line of this device").first()).toBeVisible();
   await expect(page.getByText("shoal serve --lan", { exact: true })).toBeVisible();
 });
