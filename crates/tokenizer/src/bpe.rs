@@ -14,7 +14,8 @@ pub(crate) struct Bpe {
     pre_tokenizer: PreTokenizer,
     /// Rank of the merge that makes a text of its two halves: the text, and the length of the left half in bytes.
     ranks: HashMap<String, Vec<(usize, u32)>>,
-    bytes: [TokenId; 256],
+    /// The token of each byte. Some vocabularies lack bytes that their training never met; such a byte has no token, as in llama.cpp.
+    bytes: Vec<Option<TokenId>>,
 }
 
 impl Bpe {
@@ -34,12 +35,14 @@ impl Bpe {
             let rank = u32::try_from(idx).map_err(|_| error())?;
             ranks.entry(whole).or_default().push((left.len(), rank));
         }
-        let mut bytes = [0; 256];
-        for (token, byte) in bytes.iter_mut().zip(0..=u8::MAX) {
-            let text = byte_level::char_of(byte).to_string();
-            *token = vocab.id(&text).ok_or(Error::MissingByte { byte })?;
-        }
+        let id = |byte| vocab.id(byte_level::char_of(byte).encode_utf8(&mut [0; 4]));
+        let bytes = (0..=u8::MAX).map(id).collect();
         Ok(Self { pre_tokenizer, ranks, bytes })
+    }
+
+    /// Whether texts begin with the token for it, if the file does not say.
+    pub(crate) fn adds_bos(&self) -> bool {
+        self.pre_tokenizer.adds_bos()
     }
 
     /// Appends the tokens of a text without special tokens.
@@ -65,7 +68,7 @@ impl Bpe {
                 match vocab.id(piece) {
                     Some(token) => out.push(token),
                     None => out.extend(piece.chars().filter_map(|character| {
-                        Some(self.bytes[usize::from(byte_level::byte_of(character)?)])
+                        self.bytes[usize::from(byte_level::byte_of(character)?)]
                     })),
                 }
             }

@@ -18,7 +18,7 @@ pub enum Error {
         /// The key.
         key: &'static str,
         /// What is supported.
-        expected: &'static str,
+        expected: String,
         /// What the file says.
         found: String,
     },

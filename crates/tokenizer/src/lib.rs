@@ -4,7 +4,7 @@
 //! text ─ special tokens ─► fragments ─ pre-tokenizer ─► words ─ BPE or SPM merges ─► ids ─ Detokenizer ─► text
 //! ```
 //!
-//! Two kinds of vocabulary: byte-level BPE (`gpt2`, with the pre-tokenizers `llama-bpe` and `qwen2`) and SentencePiece's
+//! Two kinds of vocabulary: byte-level BPE (`gpt2`, with the pre-tokenizers of some forty families) and SentencePiece's
 //! unigram-scored BPE (`llama`). What they do with a text is what llama.cpp does with it, id for id; tests hold that on real
 //! vocabularies. Unknown kinds are refused by name. Every algorithm is linear, or linear times a logarithm, in the length of the
 //! text, whatever the text. No file, no network, no clock.

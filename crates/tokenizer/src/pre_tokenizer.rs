@@ -1,205 +1,270 @@
 //! Cutting text into words before byte-level BPE merges within them.
 //!
-//! The cut is defined by a regular expression with a look-ahead; here it is a scanner that looks at each character a bounded number
-//! of times, so that no text makes it slow:
+//! A pre-tokenizer is a list of *cuts*, regular expressions applied one after another: each cuts the pieces that the ones before it
+//! left into its matches and what lies between them. The expressions are those of the models' own `tokenizer.json`; GGUF names them
+//! (`tokenizer.ggml.pre`), and llama.cpp's `llama-vocab.cpp` lists which name means which.
 //!
-//! ```text
-//! (?i:'s|'t|'re|'ve|'m|'ll|'d) | [^\r\n\p{L}\p{N}]?\p{L}+ | \p{N}{1,n} | ?[^\s\p{L}\p{N}]+[\r\n]* | \s*[\r\n]+ | \s+(?!\S) | \s+
-//! ```
-//!
-//! with `n = 3` for `llama-bpe` (Llama 3) and `n = 1` for `qwen2`.
+//! Nearly all of them end in `\s+(?!\S)|\s+`: white space before a word leaves its last character to the word. An engine without
+//! look-ahead takes linear time whatever the text; so that alternative is [`WHITE`] here, and the last character is given back
+//! afterwards.
 
+use regex::Regex;
 use shoal_gguf::Metadata;
-use unicode_general_category::{GeneralCategory, get_general_category};
 
 use crate::Error;
 
+/// English contractions in either case.
+const CONTRACTION: &str = "(?i-u:'s|'t|'re|'ve|'m|'ll|'d)";
+/// Letters, led by any character that is no letter, number or line end.
+const LED_LETTERS: &str = r"[^\r\n\p{L}\p{N}]?\p{L}+";
+/// The same with the marks that belong to letters.
+const LED_MARKED: &str = r"[^\r\n\p{L}\p{N}]?[\p{L}\p{M}]+";
+/// A word that begins with capitals and goes on in small letters.
+const SMALL_WORD: &str =
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+";
+/// A word in capitals, as far as it is in capitals.
+const CAPITAL_WORD: &str =
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*";
+const DIGIT: &str = r"\p{N}";
+const THREE_DIGITS: &str = r"\p{N}{1,3}";
+/// Signs, led by a space, with the line ends after them.
+const SIGNS: &str = r" ?[^\s\p{L}\p{N}]+[\r\n]*";
+const SIGNS_AND_SLASHES: &str = r" ?[^\s\p{L}\p{N}]+[\r\n/]*";
+/// White space up to its last line end.
+const LINES: &str = r"\s*[\r\n]+";
+/// White space; before a word all but its last character. See the module.
+const WHITE: &str = r"\s+";
+
+/// GPT-2's expression.
+const GPT2: Alternatives =
+    &["'s|'t|'re|'ve|'m|'ll|'d", r" ?\p{L}+", r" ?\p{N}+", r" ?[^\s\p{L}\p{N}]+", WHITE];
+
+/// What may match at a place; the first that does counts.
+type Alternatives = &'static [&'static str];
+
+/// A pre-tokenizer as the table has it.
+struct Known {
+    names: &'static [&'static str],
+    cuts: &'static [Alternatives],
+    /// Whether a word that is a token is never made of others, whatever the merges say.
+    ignores_merges: bool,
+    /// Whether texts begin with the token for it, if the file does not say.
+    adds_bos: bool,
+}
+
+impl Known {
+    const fn new(names: &'static [&'static str], cuts: &'static [Alternatives]) -> Self {
+        Self { names, cuts, ignores_merges: false, adds_bos: false }
+    }
+}
+
+const KNOWN: &[Known] = &[
+    Known {
+        ignores_merges: true,
+        adds_bos: true,
+        ..Known::new(
+            &["llama-bpe", "llama3", "llama-v3", "falcon3", "falcon-h1", "pixtral", "lfm2"],
+            &[LLAMA3],
+        )
+    },
+    Known::new(&["dbrx", "smaug-bpe", "chatglm-bpe"], &[LLAMA3]),
+    Known { ignores_merges: true, ..Known::new(&["glm4"], &[LLAMA3]) },
+    Known::new(
+        &["qwen2", "deepseek-r1-qwen", "megrez", "stablelm2", "hunyuan", "solar-open", "grok-2"],
+        &[&[CONTRACTION, LED_LETTERS, DIGIT, SIGNS, LINES, WHITE]],
+    ),
+    Known::new(
+        &["qwen35"],
+        &[&[CONTRACTION, LED_MARKED, DIGIT, r" ?[^\s\p{L}\p{M}\p{N}]+[\r\n]*", LINES, WHITE]],
+    ),
+    Known::new(
+        &["seed-coder"],
+        &[&[CONTRACTION, LED_LETTERS, DIGIT, r" ?[^\s\p{L}\p{N}\r\n]+", LINES, WHITE]],
+    ),
+    Known::new(
+        &["bailingmoe", "bailingmoe2", "llada-moe"],
+        &[&[CONTRACTION, LED_LETTERS, DIGIT, SIGNS, r"\s*[\r\n]", WHITE]],
+    ),
+    Known::new(
+        &[
+            "gpt-2",
+            "phi-2",
+            "mpt",
+            "olmo",
+            "jais",
+            "trillion",
+            "granite-docling",
+            "gigachat",
+            "exaone4",
+        ],
+        &[GPT2],
+    ),
+    Known::new(
+        &["starcoder", "refact", "command-r", "smollm", "codeshell", "exaone", "minerva-7b"],
+        &[&[DIGIT], GPT2],
+    ),
+    Known::new(&["falcon"], &[&[r"[\p{P}$+<=>^~|`]+"], GPT2, &["[0-9][0-9][0-9]"]]),
+    Known::new(&["default"], &[&[r"[\p{P}$+<=>^~|]+"], GPT2, &[r"\p{N}+"], &["[0-9][0-9][0-9]"]]),
+    Known {
+        ignores_merges: true,
+        adds_bos: true,
+        ..Known::new(
+            &["tekken"],
+            &[&[SMALL_WORD, CAPITAL_WORD, DIGIT, SIGNS_AND_SLASHES, LINES, WHITE]],
+        )
+    },
+    Known::new(
+        &["gpt-4o", "llama4"],
+        &[&[GPT4O_SMALL, GPT4O_CAPITAL, THREE_DIGITS, SIGNS_AND_SLASHES, LINES, WHITE]],
+    ),
+    Known::new(
+        &["deepseek-llm"],
+        &[
+            &[r"[\r\n]"],
+            &[DEEPSEEK_LETTERS],
+            &[r"\s?[!-/:-~！-／：-～‘-‟\u{3000}-。]+"],
+            &[r"\s+$"],
+            &[DEEPSEEK_CJK],
+            &[r"\p{N}+"],
+        ],
+    ),
+    Known::new(
+        &["deepseek-coder"],
+        &[&[r"[\r\n]"], &[r"\s?\p{L}+"], &[r"\s?\p{P}+"], &[DEEPSEEK_CJK], &[DIGIT]],
+    ),
+    Known::new(
+        &["deepseek-v3", "hunyuan-dense"],
+        &[
+            &[THREE_DIGITS],
+            &[r"[\u{4e00}-\u{9fa5}\u{3040}-\u{309f}\u{30a0}-\u{30ff}]+"],
+            &[
+                r"[!-/:-@\[-`{-~][A-Za-z]+",
+                r"[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+",
+                r" ?[\p{P}\p{S}]+[\r\n]*",
+                LINES,
+                WHITE,
+            ],
+        ],
+    ),
+];
+
+const LLAMA3: Alternatives = &[CONTRACTION, LED_LETTERS, THREE_DIGITS, SIGNS, LINES, WHITE];
+const GPT4O_SMALL: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i-u:'s|'t|'re|'ve|'m|'ll|'d)?";
+const GPT4O_CAPITAL: &str = r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i-u:'s|'t|'re|'ve|'m|'ll|'d)?";
+/// Letters with case, of the scripts that the tokenizer's authors listed: the ranges after the minus are not among them.
+const DEEPSEEK_LETTERS: &str = r"\s?[[\p{Lu}\p{Ll}\p{Lt}]--[\u{560}-\u{588}\u{10c7}-\u{10ff}\u{1c80}-\u{1c8a}\u{2d00}-\u{2d2d}\u{a790}-\u{a7fa}\u{ab30}-\u{ab68}\u{10570}-\u{105bc}\u{16e40}-\u{16e7f}\u{1d400}-\u{1df1e}]]+";
+const DEEPSEEK_CJK: &str = r"[\u{4e00}-\u{9fa5}\u{800}-\u{4e00}\u{ac00}-\u{d7ff}]+";
+
 /// A pre-tokenizer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) struct PreTokenizer {
-    /// Most digits of a word.
-    n_digits: usize,
+    cuts: Vec<Cut>,
+    ignores_merges: bool,
+    adds_bos: bool,
 }
 
-/// What a character is to the scanner.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Class {
-    Letter,
-    Number,
-    /// A carriage return or line feed.
-    Newline,
-    /// Any other white space.
-    Space,
-    Other,
-}
-
-impl Class {
-    fn of(character: char) -> Self {
-        use GeneralCategory as G;
-
-        match character {
-            'a'..='z' | 'A'..='Z' => Self::Letter,
-            '0'..='9' => Self::Number,
-            '\r' | '\n' => Self::Newline,
-            _ if character.is_whitespace() => Self::Space,
-            _ if character.is_ascii() => Self::Other,
-            _ => match get_general_category(character) {
-                G::UppercaseLetter
-                | G::LowercaseLetter
-                | G::TitlecaseLetter
-                | G::ModifierLetter
-                | G::OtherLetter => Self::Letter,
-                G::DecimalNumber | G::LetterNumber | G::OtherNumber => Self::Number,
-                _ => Self::Other,
-            },
-        }
-    }
-
-    fn is_white(self) -> bool {
-        matches!(self, Self::Space | Self::Newline)
-    }
+/// One of the expressions.
+#[derive(Debug)]
+struct Cut {
+    regex: Regex,
+    /// Whether white space leaves its last character to the word after it.
+    is_white_shared: bool,
+    /// Whether white space that ends in a line end was matched by an alternative of its own, and stays whole.
+    are_lines_whole: bool,
 }
 
 impl PreTokenizer {
-    /// Those that are supported, for error messages.
-    pub(crate) const SUPPORTED: &'static str = "llama-bpe, llama3, llama-v3, qwen2";
+    /// Checks that a model's pre-tokenizer is known.
+    pub(crate) fn check(metadata: &Metadata) -> Result<(), Error> {
+        known(metadata).map(drop)
+    }
 
     /// The one that a model's metadata name.
     pub(crate) fn from_metadata(metadata: &Metadata) -> Result<Self, Error> {
-        const PRE: &str = "tokenizer.ggml.pre";
-        let name = metadata.str(PRE)?.ok_or(Error::Missing { key: PRE })?;
-        Self::named(name).ok_or_else(|| Error::Unsupported {
-            key: PRE,
-            expected: Self::SUPPORTED,
-            found: name.to_owned(),
-        })
+        known(metadata).map(Self::new)
     }
 
-    /// The pre-tokenizer of this name.
-    pub(crate) fn named(name: &str) -> Option<Self> {
-        match name {
-            "llama-bpe" | "llama3" | "llama-v3" => Some(Self { n_digits: 3 }),
-            "qwen2" => Some(Self { n_digits: 1 }),
-            _ => None,
+    fn new(known: &Known) -> Self {
+        Self {
+            cuts: known.cuts.iter().copied().map(Cut::new).collect(),
+            ignores_merges: known.ignores_merges,
+            adds_bos: known.adds_bos,
         }
     }
 
-    /// Whether a word that is a token is never cut into others, as Llama 3's tokenizer has it.
-    pub(crate) fn ignores_merges(self) -> bool {
-        self.n_digits == 3
+    /// Whether a word that is a token is never cut into others.
+    pub(crate) fn ignores_merges(&self) -> bool {
+        self.ignores_merges
+    }
+
+    /// Whether texts begin with the token for it, if the file does not say.
+    pub(crate) fn adds_bos(&self) -> bool {
+        self.adds_bos
     }
 
     /// Cuts text into words; together they are the text.
-    pub(crate) fn words(self, text: &str) -> impl Iterator<Item = &str> {
-        let mut rest = text;
-        std::iter::from_fn(move || {
-            if rest.is_empty() {
-                return None;
+    pub(crate) fn words<'t>(&self, text: &'t str) -> Vec<&'t str> {
+        let mut pieces = vec![text];
+        for cut in &self.cuts {
+            let mut words = Vec::with_capacity(pieces.len());
+            for piece in pieces {
+                cut.apply(piece, &mut words);
             }
-            let (word, after) = rest.split_at(self.word_len(rest));
-            rest = after;
-            Some(word)
-        })
-    }
-
-    /// Length in bytes of the first word of a text that is not empty.
-    fn word_len(self, text: &str) -> usize {
-        let mut chars = text.chars();
-        let first = chars.next().expect("not empty");
-        let second = chars.next();
-        if let Some(len) = contraction_len(text) {
-            return len;
+            pieces = words;
         }
-        let class = Class::of(first);
-        let next_class = second.map(Class::of);
-        // [^\r\n\p{L}\p{N}]?\p{L}+
-        let may_lead = !matches!(class, Class::Newline | Class::Number | Class::Letter);
-        if class == Class::Letter || (may_lead && next_class == Some(Class::Letter)) {
-            let lead = first.len_utf8();
-            return lead + run_len(&text[lead..], |class| class == Class::Letter);
-        }
-        if class == Class::Number {
-            let digits = text.chars().take(self.n_digits);
-            let digits = digits.take_while(|&character| Class::of(character) == Class::Number);
-            return digits.map(char::len_utf8).sum();
-        }
-        // ?[^\s\p{L}\p{N}]+[\r\n]*
-        let lead = usize::from(first == ' ' && next_class == Some(Class::Other));
-        if class == Class::Other || lead == 1 {
-            let others = lead + run_len(&text[lead..], |class| class == Class::Other);
-            return others + run_len(&text[others..], |class| class == Class::Newline);
-        }
-        white_len(text)
+        pieces
     }
 }
 
-/// Length of the leading characters of a class.
-fn run_len(text: &str, of_class: impl Fn(Class) -> bool) -> usize {
-    let mut chars = text.char_indices();
-    chars.find(|&(_, character)| !of_class(Class::of(character))).map_or(text.len(), |(at, _)| at)
+fn known(metadata: &Metadata) -> Result<&'static Known, Error> {
+    const PRE: &str = "tokenizer.ggml.pre";
+    let name = metadata.str(PRE)?.ok_or(Error::Missing { key: PRE })?;
+    named(name).ok_or_else(|| {
+        let names: Vec<&str> = KNOWN.iter().flat_map(|known| known.names).copied().collect();
+        Error::Unsupported { key: PRE, expected: names.join(", "), found: name.to_owned() }
+    })
 }
 
-/// `(?i:'s|'t|'re|'ve|'m|'ll|'d)`
-fn contraction_len(text: &str) -> Option<usize> {
-    let rest = text.strip_prefix('\'')?.as_bytes();
-    let lower = |i: usize| rest.get(i).map(u8::to_ascii_lowercase);
-    match (lower(0)?, lower(1)) {
-        (b's' | b't' | b'm' | b'd', _) => Some(2),
-        (b'r', Some(b'e')) | (b'v', Some(b'e')) | (b'l', Some(b'l')) => Some(3),
-        _ => None,
-    }
+fn named(name: &str) -> Option<&'static Known> {
+    KNOWN.iter().find(|known| known.names.contains(&name))
 }
 
-/// `\s*[\r\n]+ | \s+(?!\S) | \s+`, at white space.
-fn white_len(text: &str) -> usize {
-    let len = run_len(text, Class::is_white);
-    let white = &text[..len];
-    if let Some(last_newline) = white.rfind(['\r', '\n']) {
-        return last_newline + 1;
+impl Cut {
+    fn new(alternatives: Alternatives) -> Self {
+        Self {
+            regex: Regex::new(&alternatives.join("|")).expect("a test compiles all of them"),
+            is_white_shared: alternatives.contains(&WHITE),
+            are_lines_whole: alternatives.iter().any(|part| part.starts_with(r"\s*[\r\n]")),
+        }
     }
-    let last = white.chars().next_back().map_or(0, char::len_utf8);
-    // Before a word the last space belongs to the word.
-    if len < text.len() && len > last { len - last } else { len }
+
+    /// Appends the words of a piece.
+    fn apply<'t>(&self, piece: &'t str, words: &mut Vec<&'t str>) {
+        let mut at = 0;
+        while let Some(found) = self.regex.find_at(piece, at) {
+            if found.start() > at {
+                words.push(&piece[at..found.start()]);
+            }
+            let end = found.start() + self.kept_len(found.as_str(), found.end() < piece.len());
+            words.push(&piece[found.start()..end]);
+            at = end;
+        }
+        if at < piece.len() {
+            words.push(&piece[at..]);
+        }
+    }
+
+    /// How much of a match is the word: all but the last character of white space with something behind it.
+    fn kept_len(&self, found: &str, is_followed: bool) -> usize {
+        let is_white = || found.chars().all(char::is_whitespace);
+        let is_whole = self.are_lines_whole && found.ends_with(['\r', '\n']);
+        if !self.is_white_shared || !is_followed || is_whole || !is_white() {
+            return found.len();
+        }
+        let last = found.chars().next_back().map_or(0, char::len_utf8);
+        if found.len() > last { found.len() - last } else { found.len() }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[track_caller]
-    fn check(name: &str, text: &str, expected: &[&str]) {
-        let words: Vec<&str> = PreTokenizer::named(name).expect("supported").words(text).collect();
-        assert_eq!(words, expected);
-    }
-
-    #[test]
-    fn digits_go_in_threes_or_alone() {
-        check("llama-bpe", "12345 678", &["123", "45", " ", "678"]);
-        check("qwen2", "123 4", &["1", "2", "3", " ", "4"]);
-    }
-
-    #[test]
-    fn contractions_are_words() {
-        check("qwen2", "I'm you'LL 'tis 'x", &["I", "'m", " you", "'LL", " '", "tis", " '", "x"]);
-    }
-
-    #[test]
-    fn a_space_leads_the_word_after_it() {
-        check("qwen2", "  hello  world ", &[" ", " hello", " ", " world", " "]);
-        check("qwen2", "a\u{a0}b \u{3000}c", &["a", "\u{a0}b", " ", "\u{3000}c"]);
-        check("qwen2", "x  !?\n\ny", &["x", " ", " !?\n\n", "y"]);
-    }
-
-    #[test]
-    fn line_ends_close_white_space() {
-        check("qwen2", "a \r\n\r\n  b", &["a", " \r\n\r\n", " ", " b"]);
-        check("qwen2", "\t\n \n", &["\t\n \n"]);
-    }
-
-    #[test]
-    fn scripts_and_marks() {
-        check("qwen2", "你好，世界", &["你好", "，世界"]);
-        check("qwen2", "e\u{301}te 🦀🦀!", &["e", "\u{301}te", " 🦀🦀!"]);
-        check("qwen2", "Ⅻ½x", &["Ⅻ", "½", "x"]);
-    }
-}
+mod tests;

@@ -19,7 +19,7 @@ pub(crate) const SPACE: char = '\u{2581}';
 #[derive(Debug)]
 pub(crate) struct Spm {
     scores: Vec<f32>,
-    bytes: [TokenId; 256],
+    bytes: Vec<TokenId>,
 }
 
 /// A score; the higher goes first.
@@ -45,7 +45,7 @@ impl Spm {
         const SCORES: &str = "tokenizer.ggml.scores";
         let scores = metadata.f32s(SCORES)?.ok_or(Error::Missing { key: SCORES })?.into_owned();
         check_len(SCORES, vocab.len(), scores.len())?;
-        let mut bytes = [0; 256];
+        let mut bytes = vec![0; 256];
         for (token, byte) in bytes.iter_mut().zip(0..=u8::MAX) {
             *token = vocab.id(&format!("<0x{byte:02X}>")).ok_or(Error::MissingByte { byte })?;
         }

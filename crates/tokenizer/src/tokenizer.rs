@@ -50,7 +50,7 @@ impl Family {
             "llama" => Ok(Self::Spm),
             found => Err(Error::Unsupported {
                 key: MODEL,
-                expected: "gpt2, llama",
+                expected: "gpt2, llama".to_owned(),
                 found: found.to_owned(),
             }),
         }
@@ -89,7 +89,7 @@ impl Tokenizer {
     /// If it is not.
     pub fn check_kind(metadata: &Metadata) -> Result<(), Error> {
         match Family::of(metadata)? {
-            Family::Bpe => PreTokenizer::from_metadata(metadata).map(drop),
+            Family::Bpe => PreTokenizer::check(metadata),
             Family::Spm => Ok(()),
         }
     }
@@ -105,10 +105,10 @@ impl Tokenizer {
             Family::Spm => Algorithm::Spm(Spm::from_metadata(metadata, &vocab)?),
         };
         let is_spm = matches!(algorithm, Algorithm::Spm(_));
-        let is_llama3 = matches!(
-            metadata.str("tokenizer.ggml.pre")?,
-            Some("llama-bpe" | "llama3" | "llama-v3")
-        );
+        let adds_bos = match &algorithm {
+            Algorithm::Bpe(bpe) => bpe.adds_bos(),
+            Algorithm::Spm(_) => true,
+        };
         let flag =
             |key: &str, default: bool| Ok::<_, Error>(metadata.bool(key)?.unwrap_or(default));
         let bos = vocab.token(metadata, "tokenizer.ggml.bos_token_id")?;
@@ -125,7 +125,7 @@ impl Tokenizer {
             bos,
             eos,
             // Files that do not say follow what their kind has always done.
-            add_bos: flag("tokenizer.ggml.add_bos_token", is_spm || is_llama3)?,
+            add_bos: flag("tokenizer.ggml.add_bos_token", adds_bos)?,
             add_eos: flag("tokenizer.ggml.add_eos_token", false)?,
             add_space_prefix: flag("tokenizer.ggml.add_space_prefix", is_spm)? && is_spm,
             ends,

@@ -102,7 +102,7 @@ fn kind(ty: i32) -> Result<Kind, Error> {
         6 => Ok(Kind::Byte),
         _ => Err(Error::Unsupported {
             key: "tokenizer.ggml.token_type",
-            expected: "1 to 6",
+            expected: "1 to 6".to_owned(),
             found: ty.to_string(),
         }),
     }

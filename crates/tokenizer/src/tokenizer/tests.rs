@@ -8,14 +8,16 @@ use shoal_gguf::{Gguf, Writer};
 use super::*;
 use crate::{ChatMessage, ChatTemplate, byte_level};
 
-/// The conformance data beside the project; `None` if they are not there.
-fn shared(path: &str) -> Option<PathBuf> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data").join(path);
-    if !path.exists() {
-        eprintln!("SKIPPED: {} is not there", path.display());
-        return None;
+/// A file beside the project, or in the directory that `SHOAL_VOCABS` names; `None` if it is in neither.
+fn shared(name: &str) -> Option<PathBuf> {
+    let beside = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared/data");
+    let others = std::env::var_os("SHOAL_VOCABS").map(PathBuf::from);
+    let found = others.into_iter().chain([beside.join("tokenizers"), beside.join("templates")]);
+    let found = found.map(|directory| directory.join(name)).find(|path| path.exists());
+    if found.is_none() {
+        eprintln!("SKIPPED: {name} is neither beside the project nor in SHOAL_VOCABS");
     }
-    Some(path)
+    found
 }
 
 fn open(bytes: Vec<u8>) -> Gguf {
@@ -24,7 +26,7 @@ fn open(bytes: Vec<u8>) -> Gguf {
 
 #[track_caller]
 fn conforms(name: &str) {
-    let Some(path) = shared(&format!("tokenizers/ggml-vocab-{name}.gguf")) else { return };
+    let Some(path) = shared(&format!("ggml-vocab-{name}.gguf")) else { return };
     let gguf = Gguf::open(&path).expect("a valid file");
     let tokenizer = Tokenizer::from_metadata(gguf.metadata()).expect("a supported vocabulary");
     let read = |extension: &str| {
@@ -44,18 +46,19 @@ fn conforms(name: &str) {
 }
 
 #[test]
-fn conforms_on_the_vocabulary_of_llama_2() {
-    conforms("llama-spm");
+fn conforms_on_the_vocabularies_of_llama_and_qwen() {
+    for name in ["llama-spm", "llama-bpe", "qwen2"] {
+        conforms(name);
+    }
 }
 
+/// These are part of llama.cpp's source (`models/`), and too large to lie beside the project.
 #[test]
-fn conforms_on_the_vocabulary_of_llama_3() {
-    conforms("llama-bpe");
-}
-
-#[test]
-fn conforms_on_the_vocabulary_of_qwen_2() {
-    conforms("qwen2");
+fn conforms_on_the_vocabularies_of_other_families() {
+    let names = ["command-r", "deepseek-coder", "deepseek-llm", "falcon", "gpt-2", "mpt", "phi-3"];
+    for name in names.into_iter().chain(["qwen35", "refact", "starcoder"]) {
+        conforms(name);
+    }
 }
 
 /// A byte-level vocabulary with a few merges and special tokens.
