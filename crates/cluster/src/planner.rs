@@ -9,8 +9,10 @@
 //! [`Objective::Latency`]:
 //!
 //! 1. the time per token, of which up to a tenth ([`BALANCE`]) is given for the next;
-//! 2. the slowest stage, where everything within half a percent ([`TIE`]) is a tie: chunks of a prompt and several requests
-//!    overlap in the pipeline, and equal phones should share equally although their measured speeds never quite agree. For this
+//! 2. the greatest share, where everything within half a percent ([`TIE`]) is a tie: chunks of a prompt and several requests
+//!    overlap in the pipeline, and equal phones should share equally although their measured speeds never quite agree. A stage's
+//!    share is its hop and a quarter ([`DECODE_SHARE`]) what it decodes, three quarters what it computes of a prompt: each token
+//!    that is decoded reads the head at the last stage, but a whole prompt needs it once. For this
 //!    no hop is added: if the driver has the first or the last stage of the fastest placement, it keeps one of them, since from
 //!    between two stages each token would cross the network once more;
 //! 3. the time per token plus a price for fetching: having to fetch the whole model counts as half a percent of the time.
@@ -49,6 +51,10 @@ pub const TIE: u64 = 200;
 /// With [`Objective::Latency`] one part in this many of the time per token is given for a faster slowest stage. Speeds of
 /// equal machines were measured up to a tenth apart; without this the faster one would get nearly all layers.
 pub const BALANCE: u64 = 10;
+/// What decoding counts in the balance of stages; prompts are the rest. With more, the last stage of a model with a great head has
+/// so few layers that a prompt waits for the others (TinyLlama over two equal nodes: 12 and 10 layers instead of 11 and 11); with
+/// less, several requests wait for the head.
+pub const DECODE_SHARE: f64 = 0.25;
 /// Tokens of one chunk of a prompt, as stages pass them on during prefill.
 pub const CHUNK_TOKENS: u32 = 64;
 /// Candidates that a plan lists.

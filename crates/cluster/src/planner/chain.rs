@@ -20,10 +20,10 @@ pub(super) fn cut(problem: &Problem, pass: &Pass, order: &[usize]) -> Option<(u6
             let (lo, hi) = problem.reach(node, end);
             for (start, slot) in (lo..hi).zip(&mut before[i][lo..hi]) {
                 let cut = Cut { node, start, end };
-                let turn = problem.cost(cut) + hop;
-                if turn > pass.stage_most {
+                if problem.share(cut) + hop > pass.stage_most {
                     continue;
                 }
+                let turn = problem.cost(cut) + hop;
                 let total = match pass.goal {
                     Goal::Slowest => turn.max(after[0][end].0),
                     Goal::Time | Goal::Priced => turn + after[0][end].0 + pass.price(problem, cut),

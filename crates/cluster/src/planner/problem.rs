@@ -3,8 +3,8 @@
 use shoal_proto::{LayerRange, NodeId};
 
 use super::{
-    Link, Links, MAX_LAYERS, MAX_NODES, ModelShape, Objective, PlanError, PlanNode, PlanRequest,
-    WhyLeftOut,
+    DECODE_SHARE, Link, Links, MAX_LAYERS, MAX_NODES, ModelShape, Objective, PlanError, PlanNode,
+    PlanRequest, WhyLeftOut,
 };
 
 /// The cost of what is not allowed.
@@ -82,6 +82,10 @@ pub(super) struct Problem {
     hops: Vec<u64>,
     /// `[n, n_layer + 1, n_layer + 1]` by node, end and start: what a stage computes, [`NEVER`] where it does not fit.
     costs: Vec<u64>,
+    /// The same for what balances the stages; empty where that is what they compute.
+    shares: Vec<u64>,
+    /// How the head and prompts count among the shares; none with [`Objective::Throughput`].
+    blend: Option<Blend>,
     /// `[n, n_layer + 1]` by node and end: the starts `lo..hi` at which a stage is allowed.
     reach: Vec<(usize, usize)>,
     /// `[n, n_layer + 1]`: bytes that the node lacks of the layers before each.
@@ -89,9 +93,18 @@ pub(super) struct Problem {
     /// Bytes that each node lacks of the ends.
     lacking_ends: Vec<Ends>,
     weights_before: Vec<u64>,
+    /// Multiply-accumulates of the layers before each.
+    macs_before: Vec<u64>,
     kv_before: Vec<u64>,
     ends: Ends,
     buffer_bytes: u64,
+}
+
+/// What a stage's share is made of.
+#[derive(Debug, Clone, Copy)]
+struct Blend {
+    /// Seconds of decoding that count like a second of a prompt's token: as many as the layers take, over all nodes at once.
+    decode_per_prefill: f64,
 }
 
 /// Bytes of a model besides its layers.
@@ -195,10 +208,13 @@ impl Problem {
             pins: Vec::new(),
             hops: Vec::new(),
             costs: Vec::new(),
+            shares: Vec::new(),
+            blend: None,
             reach: Vec::new(),
             lacking: Vec::new(),
             lacking_ends: Vec::new(),
             weights_before: sums(model.layer_bytes.iter().copied()),
+            macs_before: sums(model.layer_macs.iter().copied()),
             kv_before: sums(model.kv_bytes.iter().map(|kv| kv.saturating_mul(positions))),
             ends: Ends { embedding: model.embedding_bytes, head: model.head_bytes, both },
             buffer_bytes: model.buffer_bytes,
@@ -289,6 +305,7 @@ impl Problem {
             }
             self.add_lacking(model, node);
         }
+        self.blend = self.blend(request.objective);
         self.add_costs(None);
     }
 
@@ -309,14 +326,27 @@ impl Problem {
         });
     }
 
+    /// How stages are balanced: by what they decode alone if many requests are what counts, or nothing is known of prompts.
+    fn blend(&self, objective: Objective) -> Option<Blend> {
+        let (bytes, macs) = (self.weights_before[self.n_layer], self.macs_before[self.n_layer]);
+        if objective != Objective::Latency || macs == 0 {
+            return None;
+        }
+        let decode_s = bytes as f64 / self.bytes_per_s.iter().sum::<f64>();
+        let prefill_s = macs as f64 / self.macs_per_s.iter().sum::<f64>();
+        let decode_per_prefill = decode_s / prefill_s;
+        decode_per_prefill.is_finite().then_some(Blend { decode_per_prefill })
+    }
+
     /// Tabulates what each stage costs, and which are allowed; with `overflow`, what a stage that does not fit costs more.
     fn add_costs(&mut self, overflow: Option<u64>) {
         let width = self.n_layer + 1;
         let mut costs = vec![NEVER; self.n * width * width];
+        let mut shares = if self.blend.is_some() { costs.clone() } else { Vec::new() };
         self.reach = vec![(0, 0); self.n * width];
         for v in 0..self.n {
             for end in 1..width {
-                let row = &mut costs[(v * width + end) * width..][..width];
+                let row = (v * width + end) * width;
                 let mut reach: Option<(usize, usize)> = None;
                 for start in (0..end).rev() {
                     let lacking = self.memory(start, end).saturating_sub(self.memory_bytes[v]);
@@ -333,13 +363,18 @@ impl Problem {
                         }
                         _ => 0.0,
                     };
-                    row[start] = cost_of(self.compute_s(v, start, end) + extra);
+                    costs[row + start] = cost_of(self.compute_s(v, start, end) + extra);
+                    if let Some(blend) = self.blend {
+                        let share_s = self.share_s(blend, v, start, end);
+                        shares[row + start] = cost_of(share_s + extra);
+                    }
                     reach = Some((start, reach.map_or(start + 1, |reach| reach.1)));
                 }
                 self.reach[v * width + end] = reach.unwrap_or((0, 0));
             }
         }
         self.costs = costs;
+        self.shares = shares;
     }
 
     /// Seconds that a node computes the layers `[start, end)` of a token.
@@ -347,6 +382,14 @@ impl Problem {
         let head = if end == self.n_layer { self.ends.head } else { 0 };
         let bytes = (self.weights_before[end] - self.weights_before[start]).saturating_add(head);
         bytes as f64 / self.bytes_per_s[v] + self.step_s[v]
+    }
+
+    /// What balances a stage, in seconds: a part of it is a token that is decoded, the rest one of a prompt, which needs no head.
+    fn share_s(&self, blend: Blend, v: usize, start: usize, end: usize) -> f64 {
+        let macs = self.macs_before[end] - self.macs_before[start];
+        let prompt_s = macs as f64 / self.macs_per_s[v] * blend.decode_per_prefill;
+        let decode_s = self.compute_s(v, start, end) - self.step_s[v];
+        decode_s * DECODE_SHARE + prompt_s * (1.0 - DECODE_SHARE) + self.step_s[v]
     }
 
     /// The same question where too little memory has a price instead of being forbidden.
@@ -385,6 +428,20 @@ impl Problem {
         &self.costs[(node * width + end) * width..][..width]
     }
 
+    /// What balances a stage; [`NEVER`] if it is not allowed.
+    pub(super) fn share(&self, cut: Cut) -> u64 {
+        self.shares_to(cut.node, cut.end)[cut.start]
+    }
+
+    /// By start, what balances stages of a node that end at `end`.
+    pub(super) fn shares_to(&self, node: usize, end: usize) -> &[u64] {
+        if self.shares.is_empty() {
+            return self.costs_to(node, end);
+        }
+        let width = self.n_layer + 1;
+        &self.shares[(node * width + end) * width..][..width]
+    }
+
     /// The starts `lo..hi` at which a node's stage that ends at `end` is allowed.
     pub(super) fn reach(&self, node: usize, end: usize) -> (usize, usize) {
         self.reach[node * (self.n_layer + 1) + end]
@@ -413,6 +470,14 @@ impl Problem {
         self.turns(cuts).max().unwrap_or(NEVER)
     }
 
+    /// The stage with the greatest share, with its hop; [`NEVER`] if a stage is not allowed.
+    pub(super) fn widest(&self, cuts: &[Cut]) -> u64 {
+        let turns = with_next(cuts);
+        let turns =
+            turns.map(|(cut, next)| self.share(cut).saturating_add(self.hop(cut.node, next)));
+        turns.max().unwrap_or(NEVER)
+    }
+
     /// What the objective compares first.
     pub(super) fn primary(&self, objective: Objective, cuts: &[Cut]) -> u64 {
         match objective {
@@ -423,10 +488,7 @@ impl Problem {
 
     /// Each stage's computing and hop.
     fn turns<'a>(&'a self, cuts: &'a [Cut]) -> impl Iterator<Item = u64> + 'a {
-        cuts.iter().enumerate().map(|(i, &cut)| {
-            let next = cuts.get(i + 1).map(|cut| cut.node);
-            self.cost(cut).saturating_add(self.hop(cut.node, next))
-        })
+        with_next(cuts).map(|(cut, next)| self.cost(cut).saturating_add(self.hop(cut.node, next)))
     }
 
     /// The error of a model that fits no allowed placement.
@@ -449,6 +511,11 @@ impl Problem {
             largest_layer_bytes: self.single_layers().max().unwrap_or(0),
         }
     }
+}
+
+/// Each stage with the node after it.
+fn with_next(cuts: &[Cut]) -> impl Iterator<Item = (Cut, Option<usize>)> {
+    cuts.iter().enumerate().map(|(i, &cut)| (cut, cuts.get(i + 1).map(|cut| cut.node)))
 }
 
 /// Whether a node may run `[start, end)`: its own pin, or, without one, no layer of any pin.

@@ -21,7 +21,7 @@ pub(super) enum Goal {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Pass {
     pub(super) goal: Goal,
-    /// The slowest stage may take so long.
+    /// The share of a stage, with its hop, may be so great.
     pub(super) stage_most: u64,
     /// The goal may cost so much.
     pub(super) total_most: u64,
@@ -131,8 +131,8 @@ fn refine(
             Pass { total_most, outer: outer_driver(problem, &best), ..Pass::free(Goal::Time) };
         best = balance(problem, &pass, best);
         while best.len() > 1 {
-            let slowest = problem.slowest(&best);
-            let Some(better) = search(&Pass { stage_most: slowest - slowest / TIE - 1, ..pass })
+            let widest = problem.widest(&best);
+            let Some(better) = search(&Pass { stage_most: widest - widest / TIE - 1, ..pass })
             else {
                 break;
             };
@@ -142,7 +142,7 @@ fn refine(
     let outer = if objective == Objective::Latency { outer_driver(problem, &best) } else { None };
     let mut pass = Pass {
         outer,
-        stage_most: tie(problem.slowest(&best)),
+        stage_most: tie(problem.widest(&best)),
         model_price: time / TIE,
         ..Pass::free(Goal::Priced)
     };
@@ -159,18 +159,15 @@ fn outer_driver(problem: &Problem, cuts: &[Cut]) -> Option<usize> {
     problem.driver.filter(|driver| cuts.len() > 1 && ends.contains(driver))
 }
 
-/// Lowers the slowest stage as far as the cut alone can, within the pass's bound on the time.
+/// Lowers the greatest share as far as the cut alone can, within the pass's bound on the time.
 fn balance(problem: &Problem, pass: &Pass, mut best: Vec<Cut>) -> Vec<Cut> {
-    // The stages share the time: the slowest takes at least its part. Halving stops where the rest is a tie.
-    let entry = problem.entry[best[0].node];
-    let mut low = problem.time(&best).saturating_sub(entry) / best.len() as u64;
-    low -= low / TIE;
-    let mut high = problem.slowest(&best);
+    // Halving stops where the rest is a tie.
+    let (mut low, mut high) = (0, problem.widest(&best));
     while low + low / TIE < high {
         let stage_most = low + (high - low) / 2;
         match recut(problem, &Pass { stage_most, ..*pass }, &best) {
             Some(cuts) => {
-                high = problem.slowest(&cuts);
+                high = problem.widest(&cuts);
                 best = cuts;
             }
             None => low = stage_most + 1,

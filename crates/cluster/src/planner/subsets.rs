@@ -75,9 +75,11 @@ fn least_before(problem: &Problem, pass: &Pass, nodes: &[usize], n_wanted: usize
             for (end, least) in least.iter_mut().enumerate().skip(1) {
                 let (lo, hi) = problem.reach(v, end);
                 let costs = &problem.costs_to(v, end)[lo..hi];
-                for (&before, cost) in rest[m - 1][lo..hi].iter().zip(costs) {
+                let shares = &problem.shares_to(v, end)[lo..hi];
+                let both = costs.iter().zip(shares);
+                for (&before, (cost, share)) in rest[m - 1][lo..hi].iter().zip(both) {
                     let turn = cost + hop;
-                    if before != NEVER && turn <= pass.stage_most {
+                    if before != NEVER && share + hop <= pass.stage_most {
                         *least = (*least).min(match pass.goal {
                             Goal::Slowest => before.max(turn),
                             Goal::Time | Goal::Priced => before + turn + entry,
@@ -126,8 +128,9 @@ impl<'a> Table<'a> {
             let row = self.at(1 << i, i);
             for start in lo..hi {
                 let cut = Cut { node: v, start, end: n_layer };
-                let turn = self.problem.cost(cut).saturating_add(self.problem.tail[v]);
-                if turn <= self.pass.stage_most {
+                let tail = self.problem.tail[v];
+                let turn = self.problem.cost(cut).saturating_add(tail);
+                if self.problem.share(cut).saturating_add(tail) <= self.pass.stage_most {
                     self.best[row + start] =
                         turn.saturating_add(self.pass.price(self.problem, cut));
                 }
@@ -162,10 +165,10 @@ impl<'a> Table<'a> {
     /// Puts each allowed stage of `v` that ends at `end` before a placement that costs `after`.
     fn grow_to(&mut self, v: usize, hop: u64, after: u64, end: usize, to: usize, first: u8) {
         let (mut lo, hi) = self.problem.reach(v, end);
-        let costs = self.problem.costs_to(v, end);
+        let shares = &self.problem.shares_to(v, end)[lo..hi];
         // Stages that begin earlier compute longer.
-        lo += costs[lo..hi].partition_point(|cost| cost + hop > self.pass.stage_most);
-        let costs = &costs[lo..hi];
+        lo += shares.partition_point(|share| share + hop > self.pass.stage_most);
+        let costs = &self.problem.costs_to(v, end)[lo..hi];
         let best = &mut self.best[to + lo..to + hi];
         let from = &mut self.from[to + lo..to + hi];
         let origin = (first, u16::try_from(end).expect("at most MAX_LAYERS"));
