@@ -200,12 +200,18 @@ pub(crate) struct RunArgs {
 pub(crate) struct BenchArgs {
     /// A model's name as for `pull`, `demo`, or the path of a .gguf file
     pub(crate) model: String,
-    /// Tokens of the prompt; 0 to leave it out
-    #[arg(short = 'p', long, value_name = "N", default_value_t = 512)]
-    pub(crate) prompt: usize,
+    /// Tokens of the prompt, with commas between for several; 0 to leave it out
+    #[arg(short = 'p', long, value_name = "N,..", value_delimiter = ',', default_value = "512")]
+    pub(crate) prompt: Vec<usize>,
     /// Tokens to generate; 0 to leave it out
     #[arg(short = 'n', long, value_name = "N", default_value_t = 64)]
     pub(crate) generate: usize,
+    /// Tokens that are in the context before the clock starts, with commas between
+    #[arg(short = 'd', long, value_name = "N,..", value_delimiter = ',', default_value = "0")]
+    pub(crate) depth: Vec<usize>,
+    /// Sequences that generate at once, with commas between
+    #[arg(short = 'b', long, value_name = "N,..", value_delimiter = ',', default_value = "1", value_parser = clap::value_parser!(u8).range(1..))]
+    pub(crate) batch: Vec<u8>,
     /// Numbers of threads, with commas between; all cores by default
     #[arg(short = 't', long, value_name = "N,..", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(1..=512))]
     pub(crate) threads: Vec<u16>,

@@ -4,7 +4,7 @@ use std::{io::Write, path::Path};
 
 use shoal_node::{
     Node,
-    bench::{BenchConfig, BenchResult, run},
+    bench::{BenchConfig, BenchResult, Speed, run},
 };
 
 use crate::{args::BenchArgs, failure::Failure, library, pull};
@@ -46,8 +46,10 @@ fn measure(args: &BenchArgs, name: Option<&str>, path: &str) -> Result<(), Failu
     for n_threads in threads {
         let mut result = run(&BenchConfig {
             model: path.to_owned(),
-            n_prompt: args.prompt,
+            n_prompts: args.prompt.clone(),
             n_generate: args.generate,
+            depths: args.depth.clone(),
+            n_sequences: args.batch.iter().map(|&n| usize::from(n)).collect(),
             n_threads,
             n_repeat: args.repeat.into(),
             isa: args.isa.clone(),
@@ -55,7 +57,7 @@ fn measure(args: &BenchArgs, name: Option<&str>, path: &str) -> Result<(), Failu
         if let Some(name) = name {
             name.clone_into(&mut result.model);
         }
-        let text = if args.json { json(args, &result) } else { table(args, &result) };
+        let text = if args.json { json(&result) } else { table(&result) };
         out.write_all(text.as_bytes())?;
         out.flush()?;
     }
@@ -76,38 +78,61 @@ fn spread(values: &[f64]) -> Option<[f64; 3]> {
     Some([median, first, last])
 }
 
-fn table(args: &BenchArgs, result: &BenchResult) -> String {
+fn title(speed: &Speed) -> String {
+    let mut title = match speed.is_prompt {
+        true => format!("prompt {}", speed.n_tokens),
+        false => format!("generate {}", speed.n_tokens),
+    };
+    if speed.n_sequences > 1 {
+        title.push_str(&format!(" x {}", speed.n_sequences));
+    }
+    if speed.depth > 0 {
+        title.push_str(&format!(" at {}", speed.depth));
+    }
+    title
+}
+
+fn table(result: &BenchResult) -> String {
     let mut text = format!("{}, {} threads, {}\n", result.model, result.n_threads, result.isa);
-    let rows = [
-        (format!("prompt {}", args.prompt), &result.prompt_per_s),
-        (format!("generate {}", args.generate), &result.generate_per_s),
-    ];
-    for (name, values) in rows {
-        if let Some([median, least, greatest]) = spread(values) {
+    for speed in &result.speeds {
+        if let Some([median, least, greatest]) = spread(&speed.per_s) {
             text.push_str(&format!(
-                "  {name:<14} {median:>9.2} tokens/s  ({least:.2} to {greatest:.2}, {} runs)\n",
-                values.len()
+                "  {:<22} {median:>9.2} tokens/s  ({least:.2} to {greatest:.2}, {} runs)\n",
+                title(speed),
+                speed.per_s.len()
             ));
         }
     }
-    text.push_str(&format!("  load           {:>9.1} ms\n", result.load.as_secs_f64() * 1e3));
+    text.push_str(&format!(
+        "  load                   {:>9.1} ms\n",
+        result.load.as_secs_f64() * 1e3
+    ));
     if let Some(bytes) = result.peak_rss_bytes {
-        text.push_str(&format!("  peak memory    {:>9.1} MB\n", bytes as f64 / 1e6));
+        text.push_str(&format!("  peak memory            {:>9.1} MB\n", bytes as f64 / 1e6));
     }
     text
 }
 
-fn json(args: &BenchArgs, result: &BenchResult) -> String {
+fn json(result: &BenchResult) -> String {
+    let speeds: Vec<_> = result
+        .speeds
+        .iter()
+        .map(|speed| {
+            serde_json::json!({
+                "kind": if speed.is_prompt { "prompt" } else { "generate" },
+                "n_tokens": speed.n_tokens,
+                "depth": speed.depth,
+                "n_sequences": speed.n_sequences,
+                "per_s": speed.per_s,
+                "per_s_median": spread(&speed.per_s).map(|spread| spread[0]),
+            })
+        })
+        .collect();
     let value = serde_json::json!({
         "model": result.model,
         "isa": result.isa,
         "n_threads": result.n_threads,
-        "n_prompt": args.prompt,
-        "n_generate": args.generate,
-        "prompt_per_s": result.prompt_per_s,
-        "prompt_per_s_median": spread(&result.prompt_per_s).map(|spread| spread[0]),
-        "generate_per_s": result.generate_per_s,
-        "generate_per_s_median": spread(&result.generate_per_s).map(|spread| spread[0]),
+        "speeds": speeds,
         "load_ms": result.load.as_secs_f64() * 1e3,
         "peak_rss_bytes": result.peak_rss_bytes,
         "version": env!("CARGO_PKG_VERSION"),

@@ -96,13 +96,28 @@ fn stats_go_to_standard_error_as_one_line() {
 
 #[test]
 fn bench_prints_json_that_tools_can_read() {
-    let text = stdout(&["bench", "demo", "-p", "16", "-n", "4", "-t", "1,2", "-r", "2", "--json"]);
+    let text = stdout(&[
+        "bench", "demo", "-p", "16,20", "-n", "4", "-d", "0,8", "-b", "1,2", "-t", "1,2", "-r",
+        "2", "--json",
+    ]);
     let results: Vec<serde_json::Value> =
         text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
     assert_eq!(results.len(), 2);
     for (result, n_threads) in results.iter().zip([1, 2]) {
         assert_eq!(result["n_threads"], n_threads);
-        assert_eq!(result["prompt_per_s"].as_array().expect("a list").len(), 2);
-        assert!(result["generate_per_s_median"].as_f64().expect("a number") > 0.0);
+        let speeds = result["speeds"].as_array().expect("a list");
+        let works: Vec<_> = speeds
+            .iter()
+            .map(|speed| {
+                assert_eq!(speed["per_s"].as_array().expect("a list").len(), 2);
+                assert!(speed["per_s_median"].as_f64().expect("a number") > 0.0);
+                let count = |key: &str| speed[key].as_u64().expect("a count");
+                (speed["kind"] == "prompt", count("n_tokens"), count("depth"), count("n_sequences"))
+            })
+            .collect();
+        let at = |depth| {
+            [(true, 16, depth, 1), (true, 20, depth, 1), (false, 4, depth, 1), (false, 4, depth, 2)]
+        };
+        assert_eq!(works, [at(0), at(8)].concat());
     }
 }
