@@ -88,7 +88,7 @@ fn sum(bytes: &[u8]) -> u64 {
 }
 
 fn int8_gmac_per_s(n_threads: usize) -> Option<f64> {
-    let (multiply, products_per_call): (fn(u32) -> u64, u32) = product()?;
+    let Product { multiply, products_per_call } = product()?;
     // As many calls as fill a trial on this machine.
     let started = Instant::now();
     let n_probe = 1000;
@@ -99,17 +99,26 @@ fn int8_gmac_per_s(n_threads: usize) -> Option<f64> {
     Some(f64::from(n_calls) * f64::from(products_per_call) * n_threads as f64 / seconds / 1e9)
 }
 
-/// The best multiplication of bytes that this CPU has, and products per call.
-fn product() -> Option<(fn(u32) -> u64, u32)> {
+/// A multiplication of bytes that this CPU has.
+struct Product {
+    /// Multiplies as often as it is told.
+    multiply: fn(u32) -> u64,
+    products_per_call: u32,
+}
+
+/// The best one.
+fn product() -> Option<Product> {
     #[cfg(target_arch = "x86_64")]
     {
         if is_x86_feature_detected!("avx512vnni") && is_x86_feature_detected!("avx512f") {
             // SAFETY: the CPU has AVX-512F and VNNI.
-            return Some((|n| unsafe { x86::products_avx512(n) }, x86::CHAINS as u32 * 64));
+            let multiply = |n| unsafe { x86::products_avx512(n) };
+            return Some(Product { multiply, products_per_call: x86::CHAINS as u32 * 64 });
         }
         if is_x86_feature_detected!("avx2") {
             // SAFETY: the CPU has AVX2.
-            return Some((|n| unsafe { x86::products_avx2(n) }, x86::CHAINS as u32 * 32));
+            let multiply = |n| unsafe { x86::products_avx2(n) };
+            return Some(Product { multiply, products_per_call: x86::CHAINS as u32 * 32 });
         }
     }
     None
