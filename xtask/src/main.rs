@@ -1,11 +1,11 @@
-//! Everything around the code that is not the product: `cargo xtask arm`, `ci`, `dashboard`, `synth` and `tidy`.
+//! Everything around the code that is not the product: `cargo xtask arm`, `bench`, `ci`, `dashboard`, `synth` and `tidy`.
 
 #![expect(clippy::print_stderr, reason = "a command-line program")]
 
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use xtask::{arm, ci, dashboard, synth, tidy};
+use xtask::{arm, bench, ci, dashboard, synth, tidy};
 
 /// Tasks of the Shoal repository.
 #[derive(Debug, Parser)]
@@ -19,6 +19,8 @@ struct Args {
 enum Task {
     /// Test the kernels, and what else knows no network, on emulated ARM CPUs.
     Arm(arm::Args),
+    /// Measure Shoal beside other engines on the same files, in turn.
+    Bench(bench::Args),
     /// Run every check that a change has to pass.
     Ci,
     /// Build the page in dashboard/, or check it.
@@ -32,6 +34,7 @@ enum Task {
 fn main() -> ExitCode {
     let result = match Args::parse().task {
         Task::Arm(args) => arm::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Ci => ci::run(),
         Task::Dashboard(args) => dashboard::run(&args),
         Task::Tidy => tidy::run(),
