@@ -37,6 +37,9 @@ pub struct Args {
     /// cera: its program; candle: a program with llama-bench's options and JSON; shoal: another build of it
     #[arg(long, value_name = "NAME=PATH")]
     against: Vec<String>,
+    /// Measure this build of Shoal, and build none
+    #[arg(long, value_name = "PATH")]
+    shoal: Option<PathBuf>,
     /// Model files
     #[arg(long, value_name = "FILE", num_args = 1.., required = true)]
     models: Vec<PathBuf>,
@@ -74,7 +77,9 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let mut record = Record::open(args.record.as_deref())?;
     if args.rounds > 0 {
         let roofline = build(&["-p", "shoal-kernels", "--example", "roofline"], "roofline")?;
-        let mut engines = vec![Engine::shoal(build(&["-p", "shoal"], "shoal")?)];
+        let shoal = args.shoal.clone();
+        let shoal = shoal.map_or_else(|| build(&["-p", "shoal"], "shoal"), Ok)?;
+        let mut engines = vec![Engine::shoal(shoal)];
         for text in &args.against {
             let engine = Engine::parse(text)?;
             match engine.is_there() {
