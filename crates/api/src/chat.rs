@@ -10,6 +10,7 @@ mod kept;
 mod pieces;
 mod record;
 mod request;
+mod samplers;
 mod stream;
 
 use std::time::Duration;

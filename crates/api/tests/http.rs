@@ -284,6 +284,7 @@ async fn a_request_waits_for_its_turn_and_says_so() {
         model: "demo".to_owned(),
         prompt: Prompt::Raw("Once".to_owned()),
         sampling: SamplingParams { temperature: 3.0, seed: 1, ..SamplingParams::default() },
+        breakers: Vec::new(),
         max_tokens: Some(200),
         stop: Vec::new(),
     };

@@ -41,7 +41,10 @@ fn node(i: u8, is_tight: bool) -> PlanNode {
 }
 
 #[expect(clippy::print_stdout, reason = "an example reports to its user")]
-#[expect(clippy::disallowed_methods, reason = "measures how long the planner takes; the planner reads no clock")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "measures how long the planner takes; the planner reads no clock"
+)]
 fn main() {
     println!("nodes  memory  stages  milliseconds");
     let cases = [(2, false), (5, false), (8, false), (8, true), (12, true), (32, true)];

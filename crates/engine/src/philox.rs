@@ -22,10 +22,10 @@ pub(crate) fn philox(mut counter: [u32; 4], mut key: [u32; 2]) -> [u32; 4] {
     counter
 }
 
-/// Returns a number in `[0, 1)`, a multiple of 2^-53, for a seed and a position.
-pub(crate) fn uniform(seed: u64, position: u64) -> f64 {
+/// Returns a number in `[0, 1)`, a multiple of 2^-53, for a seed, a position, and what it is drawn for.
+pub(crate) fn uniform(seed: u64, position: u64, purpose: u32) -> f64 {
     let (seed, position) = (halves(seed), halves(position));
-    let [low, high, ..] = philox([position.1, position.0, 0, 0], [seed.1, seed.0]);
+    let [low, high, ..] = philox([position.1, position.0, purpose, 0], [seed.1, seed.0]);
     let bits = (u64::from(high) << 32 | u64::from(low)) >> 11;
     bits as f64 / (1u64 << 53) as f64
 }
@@ -55,11 +55,12 @@ mod tests {
 
     #[test]
     fn uniform_numbers_depend_on_seed_and_position_and_fill_the_interval() {
-        assert_ne!(uniform(0, 1), uniform(1, 0));
-        assert_ne!(uniform(0, 1 << 32), uniform(0, 0));
-        assert_ne!(uniform(1 << 32, 0), uniform(0, 0));
+        assert_ne!(uniform(0, 1, 0), uniform(1, 0, 0));
+        assert_ne!(uniform(0, 1 << 32, 0), uniform(0, 0, 0));
+        assert_ne!(uniform(1 << 32, 0, 0), uniform(0, 0, 0));
+        assert_ne!(uniform(0, 0, 1), uniform(0, 0, 0));
         let n = 10_000;
-        let mean = (0..n).map(|position| uniform(7, position)).sum::<f64>() / n as f64;
+        let mean = (0..n).map(|position| uniform(7, position, 0)).sum::<f64>() / n as f64;
         assert!((mean - 0.5).abs() < 0.01, "{mean}");
     }
 }

@@ -25,7 +25,9 @@ use tokio::{sync::mpsc, time::Duration};
 use tracing::{debug, info};
 
 use crate::{
-    Error, clock,
+    Error,
+    breakers::Breakers,
+    clock,
     generate::{Event, FinishReason, GenerateRequest, Timings, Usage},
     instances::Instances,
     instruments::Instruments,
@@ -99,6 +101,7 @@ struct Driver {
     events: mpsc::Sender<Event>,
     /// Prompt and generated tokens.
     log: Vec<TokenId>,
+    breakers: Breakers,
     timeline: Timeline,
     trouble: Option<Trouble>,
     /// Which life of each stage's node has the sequence, as far as it is known.
@@ -112,8 +115,11 @@ struct Driver {
 }
 
 /// Drives a request to its end and sends what happens to `events`. Ends early when nobody listens any more.
-pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
+pub(crate) async fn drive(ctx: Context, mut job: Job, events: mpsc::Sender<Event>) {
     let started = Instant::now();
+    let mut breakers = Breakers::new(std::mem::take(&mut job.request.breakers));
+    let found = &mut job.request.sampling.dry.breakers;
+    breakers.find(&job.opened.tokenizer, &job.prompt, found);
     let instance = &job.instance;
     let (sequence, n_shared) = ctx.sequences.take(instance.id, &job.prompt);
     let n_cached = n_shared.min(job.prompt.len() - 1);
@@ -136,6 +142,7 @@ pub(crate) async fn drive(ctx: Context, job: Job, events: mpsc::Sender<Event>) {
         frames,
         events,
         log,
+        breakers,
         timeline,
         trouble: None,
         lives: Vec::new(),
@@ -284,7 +291,7 @@ impl Driver {
                         last_stage: as_stage(last_stage),
                         tokens: self.log[from..to].to_vec(),
                         activations: Vec::new(),
-                        sampling: wants_token.then(|| self.job.request.sampling.clone()),
+                        sampling: wants_token.then(|| Box::new(self.job.request.sampling.clone())),
                         timings: Vec::new(),
                     };
                     self.n_cached = self.n_cached.min(from);
@@ -377,6 +384,8 @@ impl Driver {
             self.pace.push(now - last);
         }
         self.log.push(token);
+        let found = &mut self.job.request.sampling.dry.breakers;
+        self.breakers.find(&self.job.opened.tokenizer, &[token], found);
         let is_end = self.job.opened.tokenizer.is_end_of_generation(token);
         let n_generated = self.log.len() - self.job.prompt.len();
         let enough = self.job.request.max_tokens.is_some_and(|max| n_generated >= max as usize)

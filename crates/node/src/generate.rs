@@ -30,6 +30,8 @@ pub struct GenerateRequest {
     pub prompt: Prompt,
     /// How to choose tokens.
     pub sampling: SamplingParams,
+    /// Texts that no repetition extends over, for [`SamplingParams::dry`], whose own breakers are found from these.
+    pub breakers: Vec<String>,
     /// Most tokens to generate; `None` means until the context is full.
     pub max_tokens: Option<u32>,
     /// The answer ends before the first of these; at most 16, none empty.

@@ -782,6 +782,7 @@ mod tests {
             model: first.id.to_string(),
             prompt: Prompt::Raw("The fish".into()),
             sampling: SamplingParams { temperature: 1.0, seed: 7, ..Default::default() },
+            breakers: Vec::new(),
             max_tokens: Some(200),
             stop: Vec::new(),
         };

@@ -12,6 +12,7 @@
 
 mod admission;
 pub mod bench;
+mod breakers;
 pub mod chats;
 mod clock;
 mod data_dir;
@@ -57,6 +58,7 @@ mod warm;
 
 use shoal_engine::{Compute, Isa};
 
+pub use breakers::BREAKERS;
 pub use error::{Error, chain};
 pub use generate::{
     ChatMessage, Event, FinishReason, GenerateRequest, Generation, Prompt, Timings, Usage,

@@ -4,7 +4,7 @@
 //!
 //! | offset | type | field |
 //! |--:|---|---|
-//! | 0 | `[u8; 4]` | magic `SHF3` |
+//! | 0 | `[u8; 4]` | magic `SHF4` |
 //! | 4 | u8 | kind |
 //! | 5 | u8 | n_timings: stages that the step has passed |
 //! | 6 | u16 | stage: the last one that a step is for; which one is asked, or answers |
@@ -47,7 +47,7 @@ pub const MAX_PAYLOAD_BYTES: usize = 16 * 1024 * 1024;
 pub const MAX_TIMINGS: usize = 64;
 
 const TIMING_BYTES: usize = 12;
-const MAGIC: [u8; 4] = *b"SHF3";
+const MAGIC: [u8; 4] = *b"SHF4";
 
 /// Which timeline a frame belongs to, and under which placement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -131,7 +131,7 @@ pub struct Step {
     /// The previous stage's output `[n_tokens, n_embd]`, row-major; empty for stage 0.
     pub activations: Vec<f32>,
     /// How to sample the token that follows the last one; `None` while a prompt is not complete.
-    pub sampling: Option<SamplingParams>,
+    pub sampling: Option<Box<SamplingParams>>,
     /// What the stages before took for the step, in their order; at most [`MAX_TIMINGS`].
     pub timings: Vec<StageTiming>,
 }
@@ -464,12 +464,12 @@ fn decode_text(extra: &[u8], what: &'static str) -> Result<String, FrameError> {
     String::from_utf8(extra.to_vec()).map_err(|_| FrameError::Extra { what })
 }
 
-fn decode_sampling(extra: &[u8]) -> Result<Option<SamplingParams>, FrameError> {
+fn decode_sampling(extra: &[u8]) -> Result<Option<Box<SamplingParams>>, FrameError> {
     if extra.is_empty() {
         return Ok(None);
     }
     let error = FrameError::Extra { what: "sampling parameters" };
-    match postcard::take_from_bytes::<SamplingParams>(extra) {
+    match postcard::take_from_bytes::<Box<SamplingParams>>(extra) {
         Ok((params, [])) if params.validate().is_ok() => Ok(Some(params)),
         _ => Err(error),
     }

@@ -18,7 +18,7 @@ pub mod stored;
 pub use chunks::ChunkSet;
 pub use id::{Epoch, InstanceId, NodeId, ParseNodeIdError, SequenceId};
 pub use layers::{LayerRange, LayerRangeError};
-pub use sampling::{SamplingError, SamplingParams};
+pub use sampling::{BIASES_MAX, BREAKERS_MAX, Dry, Sampler, SamplingError, SamplingParams};
 
 /// Index of a token in a model's vocabulary.
 pub type TokenId = u32;

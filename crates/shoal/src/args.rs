@@ -175,9 +175,30 @@ pub(crate) struct RunArgs {
     /// Drop tokens less likely than this share of the most likely one
     #[arg(long, value_name = "P", default_value_t = 0.0)]
     pub(crate) min_p: f32,
+    /// Keep the most typical tokens up to this probability
+    #[arg(long, value_name = "P", default_value_t = 1.0)]
+    pub(crate) typical_p: f32,
+    /// Drop tokens more than X standard deviations below the best; 0 for none
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) top_n_sigma: f32,
+    /// How often to exclude the top choices
+    #[arg(long, value_name = "P", default_value_t = 0.0)]
+    pub(crate) xtc_probability: f32,
+    /// From which probability on a token is a top choice
+    #[arg(long, value_name = "P", default_value_t = 0.1)]
+    pub(crate) xtc_threshold: f32,
     /// Make tokens of the latest text less likely; 1 does nothing
     #[arg(long, value_name = "X", default_value_t = 1.0)]
     pub(crate) repeat_penalty: f32,
+    /// Make a token less likely each time that it occurs
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) frequency_penalty: f32,
+    /// Make a token less likely if it has occurred
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    pub(crate) presence_penalty: f32,
+    /// Make tokens less likely that continue a repetition; 0 does nothing
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    pub(crate) dry_multiplier: f32,
     /// Generate at most N tokens
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub(crate) max_tokens: Option<u32>,

@@ -3,8 +3,9 @@
 use std::io::{BufRead, IsTerminal, Read, Write};
 
 use shoal_node::{
-    ChatMessage, Config, Event, GenerateRequest, Node, PlaceRequest, Prompt, Timings, Usage,
-    proto::SamplingParams,
+    BREAKERS, ChatMessage, Config, Event, GenerateRequest, Node, PlaceRequest, Prompt, Timings,
+    Usage,
+    proto::{Dry, SamplingParams},
 };
 
 use crate::{args::RunArgs, failure::Failure, library, pull};
@@ -94,10 +95,18 @@ impl Session {
                 top_k: args.top_k,
                 top_p: args.top_p,
                 min_p: args.min_p,
+                typical_p: args.typical_p,
+                top_n_sigma: args.top_n_sigma,
+                xtc_probability: args.xtc_probability,
+                xtc_threshold: args.xtc_threshold,
                 repeat_penalty: args.repeat_penalty,
+                frequency_penalty: args.frequency_penalty,
+                presence_penalty: args.presence_penalty,
+                dry: Dry { multiplier: args.dry_multiplier, ..Dry::default() },
                 seed,
                 ..SamplingParams::default()
             },
+            breakers: BREAKERS.map(String::from).to_vec(),
             max_tokens: args.max_tokens,
             stop: args.stop.clone(),
         };

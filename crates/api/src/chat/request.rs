@@ -15,7 +15,7 @@ use serde_json::{Map, Value};
 use shoal_node::{ChatMessage, GenerateRequest, Prompt};
 use shoal_proto::SamplingParams;
 
-use super::record::Place;
+use super::{record::Place, samplers::Samplers};
 use crate::{chats::read_id, error::ApiError};
 
 /// Most stop strings of a request.
@@ -33,12 +33,10 @@ enum Neutral {
 }
 
 /// Fields that this node cannot honour, and what they may hold all the same.
-const NEUTRAL: [(&str, Neutral); 27] = [
+const NEUTRAL: [(&str, Neutral); 24] = [
     ("audio", Neutral::Only(&[])),
-    ("frequency_penalty", Neutral::Only(&["0", "0.0"])),
     ("function_call", Neutral::Only(&[r#""none""#, r#""auto""#])),
     ("functions", Neutral::Only(&["[]"])),
-    ("logit_bias", Neutral::Only(&["{}"])),
     ("logprobs", Neutral::Only(&["false"])),
     ("metadata", Neutral::Anything),
     ("modalities", Neutral::Only(&[r#"["text"]"#])),
@@ -46,7 +44,6 @@ const NEUTRAL: [(&str, Neutral); 27] = [
     ("n", Neutral::Only(&["1"])),
     ("parallel_tool_calls", Neutral::Anything),
     ("prediction", Neutral::Only(&[])),
-    ("presence_penalty", Neutral::Only(&["0", "0.0"])),
     ("prompt_cache_key", Neutral::Anything),
     ("prompt_cache_options", Neutral::Anything),
     ("prompt_cache_retention", Neutral::Anything),
@@ -86,12 +83,6 @@ pub(crate) struct ChatRequest {
     top_p: Option<f32>,
     seed: Option<Seed>,
     stop: Option<Stop>,
-    /// Ours: keeps this many of the most likely tokens; 0 keeps all.
-    top_k: Option<u32>,
-    /// Ours: drops tokens less likely than this times the most likely one.
-    min_p: Option<f32>,
-    /// Ours: above 1 makes tokens that came before less likely.
-    repeat_penalty: Option<f32>,
     /// Ours: how the stream behaves while the answer waits, and when the client goes away.
     shoal: Option<Extension>,
     #[serde(flatten)]
@@ -172,12 +163,19 @@ pub(crate) struct StreamCall {
 
 impl ChatRequest {
     /// Checks everything that can be checked without the model. `random_seed` is used if the request names none.
-    pub(crate) fn into_call(self, random_seed: u64) -> Result<Call, ApiError> {
+    pub(crate) fn into_call(mut self, random_seed: u64) -> Result<Call, ApiError> {
+        let samplers = Samplers::take(&mut self.rest)?;
         check_rest("", &self.rest, &NEUTRAL)?;
         let stream = self.stream_call()?;
         let place = self.shoal.as_ref().map(Extension::place).transpose()?.flatten();
-        let sampling = self.sampling(random_seed)?;
+        let plain = SamplingParams {
+            temperature: self.temperature.unwrap_or(1.0),
+            top_p: self.top_p.unwrap_or(1.0),
+            seed: self.seed.map_or(random_seed, |seed| seed.0),
+            ..SamplingParams::default()
+        };
         let max_tokens = self.max_tokens()?;
+        let (sampling, breakers) = samplers.into_params(plain)?;
         if self.messages.is_empty() {
             return Err(ApiError::invalid("messages", "expected at least one, got none"));
         }
@@ -198,31 +196,13 @@ impl ChatRequest {
                 model: self.model,
                 prompt: Prompt::Chat(messages),
                 sampling,
+                breakers,
                 max_tokens,
                 stop,
             },
             stream,
             place,
         })
-    }
-
-    fn sampling(&self, random_seed: u64) -> Result<SamplingParams, ApiError> {
-        let sampling = SamplingParams {
-            temperature: self.temperature.unwrap_or(1.0),
-            top_k: self.top_k.unwrap_or(0),
-            top_p: self.top_p.unwrap_or(1.0),
-            min_p: self.min_p.unwrap_or(0.0),
-            repeat_penalty: self.repeat_penalty.unwrap_or(1.0),
-            seed: self.seed.map_or(random_seed, |seed| seed.0),
-            ..SamplingParams::default()
-        };
-        match sampling.validate() {
-            Ok(()) => Ok(sampling),
-            Err(error) => Err(ApiError::invalid(
-                error.name,
-                format!("expected {}, got {}", error.expected, error.got),
-            )),
-        }
     }
 
     fn stream_call(&self) -> Result<Option<StreamCall>, ApiError> {

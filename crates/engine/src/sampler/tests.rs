@@ -1,6 +1,6 @@
 //! The distribution of draws, and what each parameter keeps.
 
-use shoal_proto::SamplingParams;
+use shoal_proto::{Dry, SamplingParams};
 
 use super::*;
 
@@ -85,7 +85,7 @@ fn top_k_keeps_the_most_likely_and_of_equals_the_first() {
 
 #[test]
 fn top_p_keeps_the_fewest_of_the_most_likely_that_reach_the_share() {
-    // Shares in descending order: 0.4807, 0.1768, 0.1768, 0.0651, 0.0395, 0.0088 (unnormalised sum 41.78).
+    // Shares in descending order: 0.507, 0.187, 0.187, 0.069, 0.042, 0.009.
     let all = softmax(1.0, &[0, 1, 2, 3, 4, 5]);
     let top = |top_p: f64| SamplingParams { top_p: top_p as f32, ..params() };
     check_distribution(&top(1e-9), softmax(1.0, &[1]));
@@ -147,12 +147,96 @@ fn min_p_is_relative_to_the_most_likely() {
 fn repetition_penalty_shrinks_what_was_seen_once_per_token() {
     let penalty = SamplingParams { repeat_penalty: 2.0, repeat_last_n: 4, ..params() };
     let mut logits = LOGITS;
-    penalize_repetition(&mut logits, &penalty, &[0, 2, 1, 4, 1, 99]);
+    penalties::penalize(logits.as_mut_slice(), &penalty, &[0, 2, 1, 4, 1, 99]);
     assert_eq!(logits, [1.0, 1.5, 0.5, 2.0, -2.0, 2.0]);
     let none = SamplingParams { repeat_last_n: 0, ..penalty };
     let mut logits = LOGITS;
-    penalize_repetition(&mut logits, &none, &[1, 4]);
+    penalties::penalize(logits.as_mut_slice(), &none, &[1, 4]);
     assert_eq!(logits, LOGITS);
+}
+
+#[test]
+fn frequency_and_presence_are_subtracted() {
+    let penalty = SamplingParams { frequency_penalty: 0.5, presence_penalty: 0.25, ..params() };
+    let mut logits = LOGITS;
+    penalties::penalize(logits.as_mut_slice(), &penalty, &[1, 4, 1, 1]);
+    assert_eq!(logits, [1.0, 1.25, 0.5, 2.0, -1.75, 2.0]);
+}
+
+#[test]
+fn dry_lowers_what_would_repeat_by_length() {
+    let dry = Dry { multiplier: 0.5, base: 2.0, allowed_length: 2, ..Dry::default() };
+    let mut logits = LOGITS;
+    // 1 2 3 was said, then 3 after 2 3 4 would be: four tokens, two more than allowed.
+    dry::penalize(logits.as_mut_slice(), &dry, &[0, 1, 2, 3, 5, 0, 1, 2, 3]);
+    assert_eq!(logits, [1.0, 3.0, 0.5, 2.0, -1.0, 2.0 - 0.5 * 4.0]);
+    let all = SamplingParams { temperature: 0.0, dry, ..params() };
+    let mut logits = [0.0, 9.0, 8.0, 0.0];
+    assert_eq!(sample(&mut logits, &all, &[3, 0, 1, 3, 0]), 1);
+    let mut logits = [0.0, 9.0, 8.9, 0.0];
+    assert_eq!(sample(&mut logits, &all, &[3, 0, 1, 3, 0]), 2);
+}
+
+#[test]
+fn biases_come_before_everything() {
+    let forbid = SamplingParams { logit_bias: vec![(1, f32::NEG_INFINITY), (99, 1.0)], ..params() };
+    check_distribution(&forbid, softmax(1.0, &[0, 2, 3, 4, 5]));
+    let wish = SamplingParams { logit_bias: vec![(4, 50.0)], temperature: 0.0, ..params() };
+    assert_eq!(sample(&mut LOGITS.to_vec(), &wish, &[]), 4);
+}
+
+#[test]
+fn top_n_sigma_keeps_what_is_near_the_greatest() {
+    // The mean is 1.25, the standard deviation 1.2829.
+    let sigma = |top_n_sigma| SamplingParams { top_n_sigma, ..params() };
+    check_distribution(&sigma(0.7), softmax(1.0, &[1]));
+    check_distribution(&sigma(0.8), softmax(1.0, &[1, 3, 5]));
+    check_distribution(&sigma(1.6), softmax(1.0, &[0, 1, 3, 5]));
+    check_distribution(&sigma(9.0), softmax(1.0, &[0, 1, 2, 3, 4, 5]));
+}
+
+#[test]
+fn typical_p_keeps_surprises_near_the_expected_one() {
+    // Probabilities 0.069, 0.507, 0.042, 0.187, 0.009, 0.187; the entropy is 1.331 nats, the surprises are 2.68, 0.68, 3.18,
+    // 1.68, 4.68, 1.68: nearest are tokens 3 and 5, then 1, then 0.
+    let typical = |typical_p| SamplingParams { typical_p, ..params() };
+    check_distribution(&typical(0.1), softmax(1.0, &[3]));
+    check_distribution(&typical(0.2), softmax(1.0, &[3, 5]));
+    check_distribution(&typical(0.4), softmax(1.0, &[1, 3, 5]));
+    check_distribution(&typical(0.9), softmax(1.0, &[0, 1, 3, 5]));
+    check_distribution(&typical(1.0), softmax(1.0, &[0, 1, 2, 3, 4, 5]));
+    // The most likely token is not always among them, not even for the greedy.
+    let greedy = SamplingParams { temperature: 0.0, ..typical(0.1) };
+    assert_eq!(sample(&mut LOGITS.to_vec(), &greedy, &[]), 3);
+}
+
+#[test]
+fn xtc_drops_top_choices_but_the_last() {
+    let xtc = |xtc_threshold| SamplingParams { xtc_probability: 1.0, xtc_threshold, ..params() };
+    check_distribution(&xtc(0.2), softmax(1.0, &[0, 1, 2, 3, 4, 5]));
+    // 1 and 3 go: of the equally likely 3 and 5 the latter ranks last.
+    check_distribution(&xtc(0.1), softmax(1.0, &[0, 2, 4, 5]));
+    check_distribution(&xtc(0.06), softmax(1.0, &[0, 2, 4]));
+    let half = SamplingParams { xtc_probability: 0.5, ..xtc(0.1) };
+    let [all, some] = [softmax(1.0, &[0, 1, 2, 3, 4, 5]), softmax(1.0, &[0, 2, 4, 5])];
+    check_distribution(&half, std::array::from_fn(|i| 0.5 * all[i] + 0.5 * some[i]));
+}
+
+#[test]
+fn samplers_apply_in_the_order_that_is_asked_for() {
+    let both = SamplingParams { temperature: 4.0, min_p: 0.5, ..params() };
+    // Before the temperature min-p leaves one token; after it, four are nearly as likely as the first.
+    check_distribution(&both, softmax(4.0, &[1]));
+    let samplers = vec![Sampler::Temperature, Sampler::MinP];
+    let hot_first = SamplingParams { samplers, ..both.clone() };
+    check_distribution(&hot_first, softmax(4.0, &[0, 1, 2, 3, 5]));
+    let none = SamplingParams { samplers: Vec::new(), ..both };
+    check_distribution(&none, softmax(1.0, &[0, 1, 2, 3, 4, 5]));
+    // Penalties after a cut find only what is left.
+    let samplers = vec![Sampler::TopK, Sampler::Penalties, Sampler::Temperature];
+    let late =
+        SamplingParams { samplers, top_k: 2, presence_penalty: 2.0, temperature: 0.0, ..params() };
+    assert_eq!(sample(&mut LOGITS.to_vec(), &late, &[1, 4]), 3);
 }
 
 #[test]

@@ -175,6 +175,7 @@ async fn ask(node: &Node, prompt: &str, n_tokens: u32) -> Generation {
         model: "demo".into(),
         prompt: Prompt::Raw(prompt.into()),
         sampling: SamplingParams { temperature: 1.0, seed: 7, ..SamplingParams::default() },
+        breakers: Vec::new(),
         max_tokens: Some(n_tokens),
         stop: Vec::new(),
     };

@@ -25,6 +25,7 @@ fn fish(max_tokens: u32) -> GenerateRequest {
         model: "demo".into(),
         prompt: Prompt::Raw("The fish".into()),
         sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+        breakers: Vec::new(),
         max_tokens: Some(max_tokens),
         stop: Vec::new(),
     }

@@ -83,6 +83,7 @@ impl Member {
             model: model.to_owned(),
             prompt: Prompt::Raw("The fish".into()),
             sampling: SamplingParams { temperature: 0.0, ..SamplingParams::default() },
+            breakers: Vec::new(),
             max_tokens: Some(12),
             stop: Vec::new(),
         };

@@ -30,15 +30,16 @@ fn the_bytes_of_a_step_are_frozen() {
         last_stage: 2,
         tokens: vec![7, 8],
         activations: vec![1.0, -2.0],
-        sampling: Some(SamplingParams { seed: 42, ..SamplingParams::default() }),
+        sampling: Some(Box::new(SamplingParams { seed: 42, ..SamplingParams::default() })),
         timings: vec![StageTiming { queued_us: 0x0102_0304, compute_us: 1000, n_rows: 2 }],
     };
     let bytes = Frame { key: key(), body: Body::Step(step) }.encode();
     let expected = concat!(
-        "53484633010102008877665544332211030000000000000009000000000000",
+        "53484634010102008877665544332211030000000000000009000000000000",
         "00abababababababababababababababababababababababababababababababab",
-        "05000000020000000100000013000000649553afffce16190000000000000000",
-        "07000000080000000000803f000000c004030201e8030000020000003333333f000000803f000000000000803f402a",
+        "05000000020000000100000045000000649553afffce16190000000000000000",
+        "07000000080000000000803f000000c004030201e8030000020000003333333f000000803f000000000000803f00000000",
+        "00000000cdcccc3d0000803f000000000000000040000000000000e03f02ffffffff0f0000090001020304050607082a",
     );
     assert_eq!(hex(&bytes), expected);
 }
@@ -112,7 +113,7 @@ fn refuses_what_a_kind_does_not_use() {
 fn refuses_a_frame_of_another_protocol() {
     assert_eq!(
         decode(&[0; HEADER_BYTES]).expect_err("zeros").to_string(),
-        "frame magic: expected [53, 48, 46, 33], got [00, 00, 00, 00]"
+        "frame magic: expected [53, 48, 46, 34], got [00, 00, 00, 00]"
     );
 }
 
