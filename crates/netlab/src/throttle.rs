@@ -140,6 +140,10 @@ impl Group {
                 || Member { computed: computed(pid).unwrap_or_default(), ..Member::default() };
             self.members.entry(pid).or_insert_with(new).search(pid);
         }
+        // Who was started just before the others were stopped stands still with them.
+        if self.is_stopped {
+            self.signal(Signal::SIGSTOP);
+        }
     }
 
     /// Stops it or lets it go on, by what it has computed since the last look.
@@ -236,6 +240,18 @@ mod tests {
     fn is_stopped(pid: Pid) -> bool {
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
         stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('T'))
+    }
+
+    #[test]
+    fn who_joins_a_group_that_stands_still_does_so_too() {
+        let busy = Busy::start();
+        let mut group = Group::new(busy.0.id(), 1.0);
+        group.is_stopped = true;
+        let deadline = Instant::now() + Duration::from_secs(60);
+        while group.members.len() < 2 || !group.members.keys().all(|&pid| is_stopped(pid)) {
+            assert!(Instant::now() < deadline, "it computes on: {:?}", group.members);
+            group.search(&parents());
+        }
     }
 
     #[test]
