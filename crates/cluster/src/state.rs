@@ -131,6 +131,15 @@ pub enum Action {
         /// The suspects.
         without: Vec<NodeId>,
     },
+    /// Tell the coordinator of an instance, a connected peer, that this node's stage of it is lost: it ran in an earlier life.
+    TellLost {
+        /// The instance.
+        instance: InstanceId,
+        /// The placement's version.
+        epoch: Epoch,
+        /// Whom to tell.
+        coordinator: NodeId,
+    },
 }
 
 /// What a node knows of its cluster.
@@ -232,7 +241,7 @@ impl State {
     pub fn restore(&mut self, instances: Vec<InstanceRecord>, now: Time) {
         let now = self.advance(now);
         for instance in instances {
-            self.instances.apply(instance, now);
+            self.instances.restore(instance, now);
             self.restored_at = Some(now);
         }
     }
@@ -262,6 +271,8 @@ impl State {
                 actions.push(Action::Dial { node, addrs });
             }
         }
+        self.miss_own_stages();
+        actions.extend(self.tell_losses(now));
         if !self.is_new_here(now) {
             actions.extend(self.plan_heals(now));
         }

@@ -771,6 +771,13 @@ impl Peers {
                 handler.move_away(instance, epoch, leaving);
             }
             Action::Prepare { instance, without } => handler.prepare(instance, without),
+            Action::TellLost { instance, epoch, coordinator } => {
+                let message = "an earlier life of this node ran it".to_owned();
+                let request = Request::StageLost { instance, epoch, message };
+                if let Err(error) = self.ask(coordinator, &request, ANSWER_TIMEOUT).await {
+                    debug!(peer = %coordinator.short(), %error, "the coordinator was not told");
+                }
+            }
         }
     }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use shoal_proto::{
     Epoch, InstanceId, NodeId,
-    control::{NodeRecord, Phase},
+    control::{InstanceRecord, NodeRecord, Phase},
 };
 
 use super::{Action, State, instances::Instance};
-use crate::Time;
+use crate::{Time, membership::Member};
 
 /// Pause before the same loss is tried to be mended again; doubles with every trial.
 const RETRY_MIN: Duration = Duration::from_secs(5);
@@ -81,6 +81,47 @@ impl State {
                 heal.again_at = heal.again_at.min(soon);
             }
         }
+    }
+
+    /// Notes which placements count on a stage of this node that only an earlier life of it can have run: a placement is ready
+    /// when all of its stages are, and a stage is published before it says so. Such a life ended too soon after the placement
+    /// to keep it.
+    pub(super) fn miss_own_stages(&mut self) {
+        let Some(own) = &self.own else { return };
+        for (_, instance) in self.instances.live_mut() {
+            let (record, id) = (&instance.record, self.id);
+            let is_placed_here = record.placement.stages.iter().any(|stage| stage.node == id);
+            if is_placed_here
+                && record.phase == Phase::Ready
+                && !instance.is_restored
+                && !instance.stages_lost.contains(&id)
+                && !runs_stage(own, record)
+            {
+                instance.stages_lost.push(id);
+                instance.is_loss_untold = true;
+            }
+        }
+    }
+
+    /// Whom to tell of the stages that this node misses. Once each: who is not reached sees the loss in this node's record.
+    pub(super) fn tell_losses(&mut self, now: Time) -> Vec<Action> {
+        let untold = self.instances.live().filter(|instance| instance.is_loss_untold);
+        let actions: Vec<Action> = untold
+            .filter_map(|instance| {
+                let coordinator = self.coordinator_at(instance, now);
+                let (instance, epoch) = (instance.record.id, instance.record.epoch);
+                let is_reached = self.members.get(&coordinator).is_some_and(Member::is_connected);
+                is_reached.then_some(Action::TellLost { instance, epoch, coordinator })
+            })
+            .collect();
+        for action in &actions {
+            if let Action::TellLost { instance: told, .. } = action
+                && let Some((_, instance)) = self.instances.live_mut().find(|(id, _)| *id == told)
+            {
+                instance.is_loss_untold = false;
+            }
+        }
+        actions
     }
 
     /// Whether any stage of an instance is gone.
@@ -175,12 +216,9 @@ impl State {
         // By then every heartbeat on its way was sent after the stage was loaded.
         let is_settled = now >= instance.phase_at + self.timing.dead_after;
         let record = if node == self.id { self.own.as_ref() } else { self.current_record(node) };
-        let (epoch, id) = (instance.record.epoch, instance.record.id);
         instance.record.phase == Phase::Ready
             && is_settled
-            && record.is_some_and(|record| {
-                !record.stages.iter().any(|stage| stage.instance == id && stage.epoch == epoch)
-            })
+            && record.is_some_and(|record| !runs_stage(record, &instance.record))
     }
 
     /// The record of a peer, if it is the one that its last heartbeat named.
@@ -204,4 +242,10 @@ impl State {
     fn made(epoch: Epoch, node: NodeId) -> bool {
         Epoch(epoch.0.saturating_sub(1 << 24)).next(node) == epoch
     }
+}
+
+/// Whether a node publishes a stage of a placement.
+fn runs_stage(node: &NodeRecord, placed: &InstanceRecord) -> bool {
+    let mut stages = node.stages.iter();
+    stages.any(|stage| stage.instance == placed.id && stage.epoch == placed.epoch)
 }

@@ -41,6 +41,10 @@ pub(super) struct Instance {
     pub(super) n_moves: u32,
     /// Nodes of the placement whose runner died.
     pub(super) stages_lost: Vec<NodeId>,
+    /// Whether an earlier life of this node kept the placement for this one, which takes its stage up again.
+    pub(super) is_restored: bool,
+    /// Whether this node's stage is lost and the coordinator is still to hear of it.
+    pub(super) is_loss_untold: bool,
     /// What was last asked for to mend it.
     pub(super) heal: Option<Heal>,
     /// What was last asked for to empty nodes that drain.
@@ -141,6 +145,15 @@ impl Instances {
         changed
     }
 
+    /// Takes in what an earlier life of this node kept.
+    pub(super) fn restore(&mut self, record: InstanceRecord, now: Time) {
+        let id = record.id;
+        self.apply(record, now);
+        if let Some(instance) = self.live.get_mut(&id) {
+            instance.is_restored = true;
+        }
+    }
+
     fn bury(&mut self, record: InstanceRecord, now: Time) {
         let id = record.id;
         self.live.remove(&id);
@@ -212,6 +225,8 @@ impl Instance {
             phase_at: now,
             n_moves: 0,
             stages_lost: Vec::new(),
+            is_restored: false,
+            is_loss_untold: false,
             heal: None,
             moving: None,
             prepared: None,
@@ -227,6 +242,7 @@ impl Instance {
             self.n_moves = if is_settled { 1 } else { self.n_moves.saturating_add(1) };
             self.placed_at = now;
             self.stages_lost.clear();
+            (self.is_restored, self.is_loss_untold) = (false, false);
         }
         self.phase_at = now;
         self.record = record;

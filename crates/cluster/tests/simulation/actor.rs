@@ -298,6 +298,9 @@ impl World {
             }
             // No node of the simulation drains, and what is made ready changes nothing that is told.
             Action::Move { .. } | Action::Prepare { .. } => {}
+            Action::TellLost { instance, epoch, coordinator } => {
+                self.ask(node, index(coordinator), Message::StageLost { instance, epoch });
+            }
         }
     }
 

@@ -213,7 +213,7 @@ impl World {
             let stages = it.record.placement.stages.iter().map(|stage| index(stage.node));
             let disturbed = stages.map(|node| self.nodes[node].disturbed_at).max();
             let (epoch, disturbed) = (it.record.epoch, disturbed.unwrap_or_default());
-            let now = self.now;
+            let (now, thawed) = (self.now, self.nodes[node].frozen_until);
             let it = &mut self.requests[request];
             it.watch.n_idle += 1;
             let patience = it.patience.give_up_after;
@@ -224,7 +224,8 @@ impl World {
             let since = it.watch.well_since.filter(|&(of, _)| is_well && of == epoch);
             it.watch.well_since = is_well.then(|| since.unwrap_or((epoch, now)));
             let Some((_, since)) = it.watch.well_since else { continue };
-            let since = since.max(disturbed).max(it.watch.grown_at);
+            // A driver that stood still itself has had no time since.
+            let since = since.max(disturbed).max(thawed).max(it.watch.grown_at);
             let quarter = Ms::try_from(patience.as_millis()).expect("minutes") / 4;
             assert!(
                 now <= since + GOES_ON + quarter,

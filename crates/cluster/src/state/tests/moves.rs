@@ -1,6 +1,6 @@
 //! Nodes that drain, suspects, and a node that starts again.
 
-use shoal_proto::control::DrainCause;
+use shoal_proto::control::{DrainCause, StageRecord};
 
 use super::{
     instances::{placed, three},
@@ -20,6 +20,14 @@ fn run(state: &mut State, from: u64, until: u64, nodes: &[u8]) -> Vec<Action> {
         matches!(action, Action::Heal { .. } | Action::Move { .. } | Action::Prepare { .. })
     };
     all.into_iter().map(|(_, action)| action).filter(of_interest).collect()
+}
+
+/// What node 1 publishes while it runs its stage of the first placement.
+fn own_record() -> NodeRecord {
+    let layers = LayerRange::new(0, 2).expect("two");
+    let (instance, epoch) = (InstanceId(1), Epoch(1 << 24));
+    let stages = vec![StageRecord { instance, epoch, layers, n_bytes: 0 }];
+    NodeRecord { run: 7, stages, ..record(1, 2) }
 }
 
 fn draining(node: u8, version: u64) -> Event {
@@ -63,9 +71,7 @@ fn only_the_coordinator_moves_and_only_what_runs() {
 fn a_node_that_drains_moves_what_it_coordinates_itself() {
     let mut state = three();
     state.apply(Event::Instance(placed(1, Phase::Ready, &[1, 2])), ms(0));
-    let mut own = record(1, 2);
-    own.run = 7;
-    own.draining = Some(DrainCause::Ending);
+    let own = NodeRecord { draining: Some(DrainCause::Ending), ..own_record() };
     state.apply(Event::Record(own), ms(0));
     let moves = run(&mut state, 0, 3000, &[2, 3]);
     let [Action::Move { leaving, .. }] = moves.as_slice() else { panic!("{moves:?}") };
@@ -106,15 +112,7 @@ fn started_again() -> State {
     }
     state.restore(vec![placed(1, Phase::Ready, &[1, 2])], ms(0));
     assert_eq!(state.instances().count(), 1);
-    let mut own = record(1, 2);
-    own.run = 7;
-    own.stages = vec![shoal_proto::control::StageRecord {
-        instance: InstanceId(1),
-        epoch: Epoch(1 << 24),
-        layers: LayerRange::new(0, 2).expect("two"),
-        n_bytes: 0,
-    }];
-    state.apply(Event::Record(own), ms(0));
+    state.apply(Event::Record(own_record()), ms(0));
     state
 }
 
@@ -171,4 +169,34 @@ fn work_that_was_given_up_is_taken_up_again() {
     assert!(state.apply(given_up.clone(), ms(3000)) && !state.apply(given_up, ms(3000)));
     let actions = run(&mut state, 3000, 5000, &[2, 3]);
     assert!(matches!(&actions[0], Action::Heal { lost, .. } if lost.is_empty()), "{actions:?}");
+}
+
+#[test]
+fn a_stage_that_an_earlier_life_took_is_lost_at_once() {
+    // What node 1's earlier life took over just before its end is not on its disk: only the others know of it.
+    let newer = |nodes: &[u8]| Event::Instance(placed(2, Phase::Ready, nodes));
+    let mut state = started_again();
+    state.apply(newer(&[1, 3]), ms(500));
+    let actions = run(&mut state, 500, 1500, &[2, 3]);
+    assert!(matches!(&actions[0], Action::Heal { lost, .. } if *lost == [id(1)]), "{actions:?}");
+
+    // Who coordinates it is told as soon as it can be, and once.
+    let told = |state: &mut State, from| {
+        let plan = plan_until(state, from, from + 2000);
+        let told = plan.into_iter().filter(|(_, it)| matches!(it, Action::TellLost { .. }));
+        told.map(|(_, action)| action).collect::<Vec<_>>()
+    };
+    let mut state = started_again();
+    state.apply(newer(&[3, 1]), ms(500));
+    assert_eq!(told(&mut state, 500), []);
+    state.apply(Event::Connected(id(3)), ms(2500));
+    let (instance, epoch, coordinator) = (InstanceId(1), Epoch(2 << 24), id(3));
+    assert_eq!(told(&mut state, 2500), [Action::TellLost { instance, epoch, coordinator }]);
+
+    // What it kept is taken up again, and what is not ready yet may still come.
+    let mut state = started_again();
+    state.apply(Event::Record(NodeRecord { run: 7, ..record(1, 3) }), ms(0));
+    assert_eq!(run(&mut state, 0, 3000, &[2, 3]), []);
+    state.apply(Event::Instance(placed(2, Phase::Loading, &[1, 3])), ms(3000));
+    assert_eq!(run(&mut state, 3000, 6000, &[2, 3]), []);
 }
