@@ -9,6 +9,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
+    convert::Infallible,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -47,6 +48,9 @@ const RESENT_MAX: usize = 16;
 const GIVE_UP_AFTER: Duration = Duration::from_secs(30);
 /// Pause before a link that has failed is dialled again.
 const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long a dial may take before the peer is asked to dial too: a handshake over a slow WiFi. Doubles with every time that it
+/// is asked.
+const ASK_AFTER: Duration = Duration::from_millis(500);
 /// How old they may be: older ones have arrived, or their driver has noticed.
 const RESENT_AGE: Duration = Duration::from_secs(10);
 
@@ -445,9 +449,6 @@ impl Link {
                 // Silence is not death: a phone that hands over from one WiFi to another is back in a moment.
                 Err(error) => {
                     debug!(peer = %self.peer.short(), %error, "link is tried again");
-                    if matches!(error, shoal_net::Error::TimedOut { .. }) {
-                        peers.ask_to_dial(self.peer).await;
-                    }
                     tokio::select! {
                         () = tokio::time::sleep(RETRY_PAUSE) => {}
                         () = self.renew.notified() => {}
@@ -478,6 +479,7 @@ impl Link {
             biased;
             dialled = endpoint.connect(self.peer, &addrs, Plane::Data) => dialled?,
             () = self.renew.notified() => return Ok(Pumped::Renew),
+            never = self.ask_for_dials(peers) => match never {},
         };
         let mut sender = connection.frame_sender().await?;
         loop {
@@ -503,6 +505,18 @@ impl Link {
                     return Err(shoal_net::Error::Closed { peer: self.peer, reason });
                 }
             }
+        }
+    }
+
+    /// Asks the peer to dial, again and again: where this node dials, it may not be any more, and it knows where this node is.
+    /// Its connection renews the link.
+    async fn ask_for_dials(&self, peers: &Peers) -> Infallible {
+        let mut pause = ASK_AFTER;
+        loop {
+            tokio::time::sleep(pause).await;
+            // A control connection that is dead must not hold up what the next one could carry.
+            let _ = tokio::time::timeout(pause, peers.ask_to_dial(self.peer)).await;
+            pause *= 2;
         }
     }
 
