@@ -170,7 +170,6 @@ fn tame(text: &str) -> String {
 /// Notes what happens, until the node ends.
 pub(crate) async fn watch(node: Node) {
     let journal = &node.inner().instruments.journal;
-    journal.note(words::started(node.id(), &node.name()));
     let mut changes = node.inner().peers().changes();
     let mut ticks = tokio::time::interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);

@@ -307,6 +307,8 @@ impl Node {
         });
         inner.spawn(vouch::keep(Arc::clone(inner)));
         let Some(Online { endpoint, membership }) = online else { return Ok(()) };
+        // The first of its events, whatever the tasks do first.
+        inner.instruments.journal.note(journal::words::started(inner.id, &self.name()));
         let discovery = network::start_discovery(inner, run)?;
         inner.spawn(network::follow_addrs(Arc::clone(inner), endpoint, discovery.clone()));
         inner.spawn(network::pass_on_rolls(Arc::clone(inner), membership.clone()));
