@@ -7,6 +7,7 @@ mod llama;
 mod phi3;
 mod pre_norm;
 mod qwen2;
+mod qwen3;
 
 use crate::hparams::Keys;
 use crate::step::Step;
@@ -30,7 +31,8 @@ pub(crate) struct Architecture {
     pub(crate) feed_forward: fn(&mut Step<'_, '_>, &LayerWeights),
 }
 
-const ARCHITECTURES: [&Architecture; 3] = [&llama::LLAMA, &qwen2::QWEN2, &phi3::PHI3];
+const ARCHITECTURES: [&Architecture; 4] =
+    [&llama::LLAMA, &qwen2::QWEN2, &qwen3::QWEN3, &phi3::PHI3];
 
 /// The architectures that run, as `general.architecture` of a GGUF names them.
 pub fn architectures() -> impl Iterator<Item = &'static str> {

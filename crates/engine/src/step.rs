@@ -8,7 +8,7 @@ use shoal_kernels::{Activations, AttentionJob, AttentionShape, Compute, MatmulJo
 
 use crate::rope::Rope;
 use crate::sequence::KvCache;
-use crate::weights::{Linear, Vector, Weight};
+use crate::weights::{HeadNorms, Linear, Vector, Weight};
 use crate::{Hparams, Model, Segment};
 
 /// What is reused from step to step. In the shapes, `n_tokens` counts the rows of all segments.
@@ -114,6 +114,17 @@ impl<'s, 'a> Step<'s, 'a> {
             if let Some(bias) = &linear.bias {
                 self.compute.add_bias(out, bias.values(self.gguf));
             }
+        }
+    }
+
+    /// Normalises each head's query and key.
+    pub(crate) fn norm_heads(&mut self, norms: &HeadNorms) {
+        let Buffers { q, k, branch, .. } = &mut *self.buffers;
+        for (rows, weight) in [(q, &norms.q), (k, &norms.k)] {
+            // The branch has served: what is added to the residual stream comes later.
+            branch.resize(rows.len(), 0.0);
+            self.compute.rms_norm(rows, weight.values(self.gguf), self.hparams.norm_eps, branch);
+            std::mem::swap(rows, branch);
         }
     }
 

@@ -76,6 +76,7 @@ pub(crate) struct LayerWeights {
     pub(crate) attn_k: Linear,
     /// `[n_head_kv * head_dim, n_embd]`
     pub(crate) attn_v: Linear,
+    pub(crate) head_norms: Option<HeadNorms>,
     /// `[n_embd, n_head * head_dim]`
     pub(crate) attn_output: Weight,
     /// `[n_embd]`
@@ -86,6 +87,15 @@ pub(crate) struct LayerWeights {
     pub(crate) ffn_up: Weight,
     /// `[n_embd, n_ff]`
     pub(crate) ffn_down: Weight,
+}
+
+/// Weights of the norms of each head's query and key.
+#[derive(Debug)]
+pub(crate) struct HeadNorms {
+    /// `[head_dim]`
+    pub(crate) q: Vector,
+    /// `[head_dim]`
+    pub(crate) k: Vector,
 }
 
 /// A matrix and what is added to its products.

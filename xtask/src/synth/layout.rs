@@ -71,9 +71,12 @@ pub(crate) fn tensors(shape: &Shape) -> Vec<Tensor> {
 
 fn push_layer(list: &mut List, shape: &Shape) {
     let (n_embd, n_ff) = (u64::from(shape.n_embd), u64::from(shape.n_ff));
+    let n_embd_q = u64::from(shape.n_embd_q());
     let n_embd_kv = u64::from(shape.n_head_kv * shape.head_dim());
     let has_bias = shape.arch == Arch::Qwen2;
     let is_fused = shape.arch == Arch::Phi3;
+    let has_head_norms = shape.arch == Arch::Qwen3;
+    let head_dim = u64::from(shape.head_dim());
 
     if has_bias {
         list.push("attn_k.bias", Role::BiasQk, &[n_embd_kv]);
@@ -81,15 +84,21 @@ fn push_layer(list: &mut List, shape: &Shape) {
     if !is_fused {
         list.push("attn_k.weight", Role::AttnK, &[n_embd_kv, n_embd]);
     }
+    if has_head_norms {
+        list.push("attn_k_norm.weight", Role::Norm, &[head_dim]);
+    }
     list.push("attn_norm.weight", Role::Norm, &[n_embd]);
-    list.push("attn_output.weight", Role::AttnOutput, &[n_embd, n_embd]);
+    list.push("attn_output.weight", Role::AttnOutput, &[n_embd, n_embd_q]);
     if has_bias {
-        list.push("attn_q.bias", Role::BiasQk, &[n_embd]);
+        list.push("attn_q.bias", Role::BiasQk, &[n_embd_q]);
     }
     if is_fused {
-        list.push("attn_qkv.weight", Role::AttnQkv, &[n_embd + 2 * n_embd_kv, n_embd]);
+        list.push("attn_qkv.weight", Role::AttnQkv, &[n_embd_q + 2 * n_embd_kv, n_embd]);
     } else {
-        list.push("attn_q.weight", Role::AttnQ, &[n_embd, n_embd]);
+        list.push("attn_q.weight", Role::AttnQ, &[n_embd_q, n_embd]);
+    }
+    if has_head_norms {
+        list.push("attn_q_norm.weight", Role::Norm, &[head_dim]);
     }
     if has_bias {
         list.push("attn_v.bias", Role::BiasV, &[n_embd_kv]);

@@ -26,7 +26,11 @@ pub(crate) fn entries(shape: &Shape, file_type: FileType, vocab: Vocab) -> Vec<(
     hparam("attention.head_count_kv", shape.n_head_kv.into());
     hparam("rope.freq_base", shape.rope_freq_base.into());
     hparam("attention.layer_norm_rms_epsilon", shape.rms_eps.into());
-    if shape.arch != Arch::Qwen2 {
+    if let Some(length) = shape.key_length {
+        hparam("attention.key_length", length.into());
+        hparam("attention.value_length", length.into());
+    }
+    if !matches!(shape.arch, Arch::Qwen2 | Arch::Qwen3) {
         hparam("rope.dimension_count", shape.head_dim().into());
     }
     match shape.rope {

@@ -5,6 +5,7 @@
 pub(crate) enum Arch {
     Llama,
     Qwen2,
+    Qwen3,
     Phi3,
 }
 
@@ -14,6 +15,7 @@ impl Arch {
         match self {
             Self::Llama => "llama",
             Self::Qwen2 => "qwen2",
+            Self::Qwen3 => "qwen3",
             Self::Phi3 => "phi3",
         }
     }
@@ -61,6 +63,8 @@ pub(crate) struct Shape {
     pub(crate) n_embd: u32,
     pub(crate) n_head: u32,
     pub(crate) n_head_kv: u32,
+    /// Elements of a head, where that is not `n_embd / n_head`.
+    pub(crate) key_length: Option<u32>,
     pub(crate) n_ff: u32,
     pub(crate) n_vocab: u32,
     pub(crate) n_ctx_train: u32,
@@ -74,7 +78,12 @@ pub(crate) struct Shape {
 
 impl Shape {
     pub(crate) fn head_dim(&self) -> u32 {
-        self.n_embd / self.n_head
+        self.key_length.unwrap_or(self.n_embd / self.n_head)
+    }
+
+    /// Elements of all heads' queries.
+    pub(crate) fn n_embd_q(&self) -> u32 {
+        self.n_head * self.head_dim()
     }
 }
 
@@ -86,6 +95,7 @@ const QWEN2: Shape = Shape {
     n_embd: 0,
     n_head: 0,
     n_head_kv: 2,
+    key_length: None,
     n_ff: 0,
     n_vocab: 151_936,
     n_ctx_train: 32_768,
@@ -98,6 +108,16 @@ const QWEN2: Shape = Shape {
     vocab: VocabKind::Qwen2,
 };
 
+const QWEN3: Shape = Shape {
+    arch: Arch::Qwen3,
+    n_head: 16,
+    n_head_kv: 8,
+    key_length: Some(128),
+    n_ctx_train: 40_960,
+    is_tied: true,
+    ..QWEN2
+};
+
 const TINYLLAMA: Shape = Shape {
     name: "tinyllama-1.1b",
     title: "tinyllama 1.1b chat",
@@ -106,6 +126,7 @@ const TINYLLAMA: Shape = Shape {
     n_embd: 2048,
     n_head: 32,
     n_head_kv: 4,
+    key_length: None,
     n_ff: 5632,
     n_vocab: 32_000,
     n_ctx_train: 2048,
@@ -124,6 +145,7 @@ const LLAMA3: Shape = Shape {
     n_embd: 2048,
     n_head: 32,
     n_head_kv: 8,
+    key_length: None,
     n_ff: 8192,
     n_vocab: 128_256,
     n_ctx_train: 131_072,
@@ -142,6 +164,7 @@ const PHI3: Shape = Shape {
     n_embd: 3072,
     n_head: 32,
     n_head_kv: 32,
+    key_length: None,
     n_ff: 8192,
     n_vocab: 32_064,
     n_ctx_train: 131_072,
@@ -153,11 +176,11 @@ const PHI3: Shape = Shape {
     vocab: VocabKind::Phi3,
 };
 
-/// All shapes: the user's seven models, and a small one of each kind for tests.
+/// All shapes: the user's seven models, further ones of the catalogue, and a small one of each kind for tests.
 ///
 /// The small ones keep the ratios that decide which code runs: grouped heads, tied or not, rows that are a
 /// multiple of 256 or not.
-pub(crate) const SHAPES: [Shape; 12] = [
+pub(crate) const SHAPES: [Shape; 16] = [
     Shape {
         name: "qwen2.5-0.5b",
         title: "qwen2.5-0.5b-instruct",
@@ -196,6 +219,44 @@ pub(crate) const SHAPES: [Shape; 12] = [
         ..LLAMA3
     },
     PHI3,
+    Shape {
+        name: "qwen3-0.6b",
+        title: "Qwen3 0.6B",
+        n_layer: 28,
+        n_embd: 1024,
+        n_ff: 3072,
+        ..QWEN3
+    },
+    Shape {
+        name: "qwen3-1.7b",
+        title: "Qwen3 1.7B",
+        n_layer: 28,
+        n_embd: 2048,
+        n_ff: 6144,
+        ..QWEN3
+    },
+    Shape {
+        name: "qwen3-4b",
+        title: "Qwen3 4B",
+        n_layer: 36,
+        n_embd: 2560,
+        n_head: 32,
+        n_ff: 9728,
+        ..QWEN3
+    },
+    // As qwen3-0.6b: queries of all heads are wider than the residual stream.
+    Shape {
+        name: "tiny-qwen3",
+        title: "tiny qwen3",
+        n_layer: 4,
+        n_embd: 256,
+        n_head: 6,
+        n_head_kv: 2,
+        key_length: Some(64),
+        n_ff: 512,
+        n_vocab: 512,
+        ..QWEN3
+    },
     Shape {
         name: "tiny-qwen2",
         title: "tiny qwen2, tied",

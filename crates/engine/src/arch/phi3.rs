@@ -51,6 +51,7 @@ fn layer(hparams: &Hparams, tensors: &mut Tensors<'_>) -> Result<LayerWeights, E
         attn_q: linear(0, n_q),
         attn_k: linear(n_q, n_kv),
         attn_v: linear(n_q + n_kv, n_kv),
+        head_norms: None,
         attn_norm: tensors.vector("attn_norm.weight", n_embd)?,
         attn_output: tensors.matrix("attn_output.weight", n_embd, n_q)?,
         ffn_norm: tensors.vector("ffn_norm.weight", n_embd)?,

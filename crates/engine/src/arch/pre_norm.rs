@@ -1,5 +1,5 @@
 //! The block that Llama introduced and most models since share (arXiv:2302.13971): norms before the branches,
-//! rotated queries and keys, grouped heads, and a gated feed-forward network.
+//! rotated queries and keys (in some models with a norm of each head before), grouped heads, and a gated feed-forward network.
 //!
 //! ```text
 //! x += W_output · attention(rope(W_q · norm(x)), rope(W_k · norm(x)), W_v · norm(x))
@@ -42,6 +42,7 @@ pub(super) fn layer(
         attn_q: linear("attn_q", n_embd_q)?,
         attn_k: linear("attn_k", n_embd_kv)?,
         attn_v: linear("attn_v", n_embd_kv)?,
+        head_norms: None,
         attn_norm: tensors.vector("attn_norm.weight", n_embd)?,
         attn_output: tensors.matrix("attn_output.weight", n_embd, n_embd_q)?,
         ffn_norm: tensors.vector("ffn_norm.weight", n_embd)?,
@@ -55,6 +56,9 @@ pub(super) fn layer(
 pub(super) fn attention(step: &mut Step<'_, '_>, layer: &LayerWeights, rope: RopeKind) {
     step.norm(&layer.attn_norm);
     step.project_qkv(&layer.attn_q, &layer.attn_k, &layer.attn_v);
+    if let Some(norms) = &layer.head_norms {
+        step.norm_heads(norms);
+    }
     step.rotate(rope);
     step.store_kv();
     step.attend();

@@ -10,8 +10,12 @@ use shoal_proto::LayerRange;
 use crate::support::{Pipeline, bytes, compute};
 
 /// One shape of each architecture, and the architecture.
-const SMALL: [(&str, &str); 3] =
-    [("tiny-llama3", "llama"), ("tiny-qwen2-224", "qwen2"), ("tiny-phi3", "phi3")];
+const SMALL: [(&str, &str); 4] = [
+    ("tiny-llama3", "llama"),
+    ("tiny-qwen2-224", "qwen2"),
+    ("tiny-qwen3", "qwen3"),
+    ("tiny-phi3", "phi3"),
+];
 
 /// A tensor of a model that can be changed.
 #[derive(Clone)]
@@ -102,7 +106,7 @@ fn refuses_an_unknown_architecture() {
     check(
         "tiny-llama3",
         |parts| parts.set("general.architecture", "mamba"),
-        "metadata general.architecture: expected one of llama, qwen2, phi3, got \"mamba\"",
+        "metadata general.architecture: expected one of llama, qwen2, qwen3, phi3, got \"mamba\"",
     );
     check(
         "tiny-llama3",
@@ -223,6 +227,11 @@ fn refuses_missing_and_unknown_tensors() {
         "tiny-qwen2",
         |parts| parts.add_vector("blk.0.attn_q_norm.weight", &[1.0; 64]),
         "tensor blk.0.attn_q_norm.weight: expected no such tensor in qwen2, got f32 [64]",
+    );
+    check(
+        "tiny-qwen3",
+        |parts| parts.drop_tensor("blk.2.attn_k_norm.weight"),
+        "tensor blk.2.attn_k_norm.weight: expected f32 [64], got nothing",
     );
     check(
         "tiny-phi3",

@@ -7,10 +7,10 @@ use shoal_engine::{Compute, Model, Segment, Sequence, Shard};
 use shoal_gguf::Gguf;
 use shoal_proto::{LayerRange, TokenId};
 
-/// One shape of each kind: with and without biases, rotation factors, fused matrices, tied embeddings, grouped
+/// One shape of each kind: with and without biases, rotation factors, norms of heads, fused matrices, tied embeddings, grouped
 /// heads, and rows that are no multiple of 256.
-pub(crate) const SHAPES: [&str; 5] =
-    ["tiny-tinyllama", "tiny-llama3", "tiny-qwen2", "tiny-qwen2-224", "tiny-phi3"];
+pub(crate) const SHAPES: [&str; 6] =
+    ["tiny-tinyllama", "tiny-llama3", "tiny-qwen2", "tiny-qwen2-224", "tiny-qwen3", "tiny-phi3"];
 
 /// Layers of each of them.
 pub(crate) const N_LAYER: u32 = 4;
