@@ -16,7 +16,7 @@ record() { # NAME.gguf NAME.golden [OPTION...]
 }
 
 if [ "${1:-all}" != demo ]; then
-    for shape in tiny-llama3 tiny-tinyllama tiny-qwen2 tiny-qwen2-224 tiny-phi3; do
+    for shape in tiny-llama3 tiny-tinyllama tiny-qwen2 tiny-qwen2-224 tiny-qwen3 tiny-phi3; do
         for type in f16 q4_k_m; do
             (cd "$root" && cargo run -q --release -p xtask -- synth "$shape" --type "$type" -o "$models/$shape-$type.gguf")
             record "$models/$shape-$type.gguf" "$shape-$type" --noise

@@ -121,6 +121,11 @@ fn qwen_2_with_rows_of_224_agrees() {
 }
 
 #[test]
+fn qwen_3_with_norms_of_its_heads_agrees() {
+    check_shape("tiny-qwen3", "");
+}
+
+#[test]
 fn phi_3_agrees_with_short_factors() {
     check_shape("tiny-phi3", "");
 }
@@ -144,8 +149,14 @@ fn every_golden_file_is_compared() {
     names.sort();
     let mut expected = vec!["shoal-demo.golden".to_owned(), "shoal-demo.greedy.tsv".to_owned()];
     for file_type in ["f16", "q4_k_m"] {
-        for shape in ["tiny-llama3", "tiny-phi3", "tiny-qwen2", "tiny-qwen2-224", "tiny-tinyllama"]
-        {
+        for shape in [
+            "tiny-llama3",
+            "tiny-phi3",
+            "tiny-qwen2",
+            "tiny-qwen2-224",
+            "tiny-qwen3",
+            "tiny-tinyllama",
+        ] {
             expected.push(format!("{shape}-{file_type}.golden"));
         }
         expected.push(format!("tiny-phi3-{file_type}-long.golden"));
